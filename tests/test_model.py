@@ -92,6 +92,25 @@ PUBLISHED: dict[str, float] = {
     "deepseek-v3": 671e9,  # arXiv:2412.19437, abstract
     "deepseek-r1": 671e9,
     "tinyllama-1.1b": 1_100_048_384,
+    "llama-7b": 6_738_415_616,
+    "llama-13b": 13_015_864_320,
+    "llama-65b": 65_285_660_672,
+    "open-llama-3b": 3_426_473_600,
+    "open-llama-7b": 6_738_415_616,
+    "mistral-7b-v0.1": 7_241_732_096,
+    "gemma-2b": 2_506_172_416,
+    "gemma-7b": 8_537_680_896,
+    "falcon-7b": 6_921_720_704,  # its repository adds a stored copy of the tied embedding
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-vl-3b": 3_085_938_688,  # the text half: that of Qwen2.5-3B
+    "qwen2.5-vl-7b": 7_615_616_512,
+    "qwen3-vl-4b": 4_022_468_096,  # the text half: that of Qwen3-4B
+    "qwen3-vl-8b": 8_190_735_360,
+    "deepseek-r1-distill-qwen-1.5b": 1_777_088_000,
+    "deepseek-r1-distill-qwen-7b": 7_615_616_512,
+    "granite-3.0-3b-a800m": 3.30e9,  # "3.3B" of its model card
+    "granite-3.0-1b-a400m": 1.335e9,
+    "deepseek-v2-lite": 15_706_484_224,
     # EAGLE (arXiv:2401.15077), section 4: trainable parameters of the heads for 7B, 13B and 70B
     "eagle-vicuna-7b": 0.236e9,  # "0.24B"
     "eagle-vicuna-13b": 0.37e9,
@@ -489,3 +508,12 @@ def test_paths(tmp_path: Path) -> None:
     config.write_text("[1, 2]")
     with pytest.raises(InputError, match="must be a table"):
         load_model(config)
+
+
+def test_published_spellings_name_one_model_and_no_other() -> None:
+    assert load_model("Meta-Llama-3-8B_Instruct").name == "llama-3-8b"
+    assert load_model("gemma 2b").name == "gemma-2b" and load_model("Gemma-2-2B-it").name == "gemma-2-2b"
+    assert load_model("LLaMA-2-7B-chat-hf").name == "llama-2-7b" and load_model("LLaMA-7B").name == "llama-7b"
+    for other in ("llama-9b", "gemma", "qwen3-8b-awq", "instruct"):
+        with pytest.raises(InputError, match="bundled name"):
+            load_model(other)

@@ -10,7 +10,7 @@ from itertools import repeat
 
 from specsim.model.decoder import alternating_windows, decoder, dense_mlp, gqa, late_windows, num_heads
 from specsim.model.fields import Fields
-from specsim.model.spec import Gqa, ModelSpec
+from specsim.model.spec import DenseMlp, Gqa, ModelSpec
 
 
 def llama(fields: Fields) -> ModelSpec:
@@ -77,6 +77,33 @@ def phi(fields: Fields) -> ModelSpec:
     attention = gqa(fields, kv_heads=num_heads(fields), qkv_bias=True, out_bias=True)
     mlp = dense_mlp(fields, gated=False, bias=True)
     return decoder(fields, repeat(attention), repeat(mlp), num_norms=1, norm_bias=True, lm_head_bias=True)
+
+
+def falcon(fields: Fields) -> ModelSpec:
+    """Falcon-7B: one KV head, attention and MLP side by side behind one layer norm, an MLP of four hidden sizes.
+
+    FalconConfig: tied embeddings. The other generation (40B, two norms, grouped heads) is refused, as are its options.
+    """
+    wanted = {"multi_query": True, "new_decoder_architecture": False, "parallel_attn": True, "bias": False}
+    for key, value in wanted.items():
+        if fields.flag(key, value) != value:
+            raise fields.error(key, f"must be {str(value).lower()}")
+    mlp = DenseMlp(intermediate_size=4 * fields.count("hidden_size"), gated=False)
+    return decoder(fields, repeat(gqa(fields, kv_heads=1)), repeat(mlp), tied=True, num_norms=1, norm_bias=True)
+
+
+def qwen2_5_vl(fields: Fields) -> ModelSpec:
+    """The text half of Qwen2.5-VL, a Qwen2; its config holds the sizes beside those of the vision tower."""
+    return qwen2(fields)
+
+
+def qwen3_vl(fields: Fields) -> ModelSpec:
+    """The text half of Qwen3-VL, a Qwen3; the vision tower is not counted."""
+    text = fields.table("text_config")
+    if text is None:
+        raise fields.error("text_config", "missing; a qwen3_vl config holds its sizes there")
+    tied = {"tie_word_embeddings": fields.flag("tie_word_embeddings", False)}
+    return qwen3(Fields(fields.name, {**tied, **text.config}))
 
 
 def phi3(fields: Fields) -> ModelSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,11 +21,21 @@ _FAMILIES: Final[dict[str, Callable[[Fields], ModelSpec]]] = {  # each function 
     function.__name__: function
     for function in (
         *(dense.llama, dense.mistral, dense.qwen2, dense.qwen3, dense.phi, dense.phi3),
-        *(dense.gemma, dense.gemma2, dense.gemma3, dense.gemma3_text),
-        *(sparse.mixtral, sparse.qwen2_moe, sparse.qwen3_moe, sparse.gpt_oss, sparse.deepseek_v3),
+        *(dense.gemma, dense.gemma2, dense.gemma3, dense.gemma3_text, dense.falcon, dense.qwen2_5_vl, dense.qwen3_vl),
+        *(sparse.mixtral, sparse.granitemoe, sparse.qwen2_moe, sparse.qwen3_moe, sparse.gpt_oss),
+        *(sparse.deepseek_v2, sparse.deepseek_v3),
     )
 }
 _CONFIGS = Path(__file__).parent / "configs"
+_TUNED: Final = frozenset(("instruct", "chat", "it", "hf", "base"))
+# Names that published tables use for a bundled shape.
+_OTHERWISE: Final = {
+    "mistral7b": "mistral-7b-v0.1",
+    "mixtral": "mixtral-8x7b",
+    "granitemoe3b": "granite-3.0-3b-a800m",
+    "granitemoe1b": "granite-3.0-1b-a400m",
+    "phi3mini4k": "phi-3-mini",
+}
 # Sizes that any decoder config must state; what an unknown architecture is told.
 _SHAPE_FIELDS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
@@ -44,9 +55,13 @@ def model_names() -> list[str]:
 def load_model(name_or_path: str | Path) -> ModelSpec:
     """The shape of a bundled model (by name or Hugging Face id), of a ``config.json``, or of a directory holding one.
 
+    A name may be spelled as people do: any case, blanks or underscores for dashes, with its owner or ``-Instruct``.
+
     Raises:
         InputError: an unknown name, an unreadable file, an unknown architecture, a missing or impossible field.
 
+    >>> load_model("Granite-MoE-3B").name, load_model("Qwen3 4B-Instruct").name
+    ('granite-3.0-3b-a800m', 'qwen3-4b')
     >>> load_model("Llama-3.1-8B").hidden_size, load_model("meta-llama/Llama-3.1-8B-Instruct").name
     (4096, 'llama-3.1-8b')
     """
@@ -132,13 +147,32 @@ def _medusa_base(fields: Fields) -> ModelSpec:
 
 def _bundled_name(text: str) -> str | None:
     key = text.lower()
-    return key if key in model_names() else _sources().get(key)
+    if key in model_names():
+        return key
+    return _sources().get(key) or _spellings().get(_spelling(key))
 
 
 @cache
 def _sources() -> dict[str, str]:
     """Bundled names by the Hugging Face id that their config names as its source."""
     return {str(read_json(_CONFIGS / f"{name}.json").get("_source")).lower(): name for name in model_names()}
+
+
+@cache
+def _spellings() -> dict[str, str]:
+    """Bundled names by their spelling; a spelling that two of them share names neither."""
+    pairs = [(_spelling(name), name) for name in model_names()]
+    return {key: name for key, name in pairs if [k for k, _ in pairs].count(key) == 1} | _OTHERWISE
+
+
+def _spelling(text: str) -> str:
+    """A model's name without its owner, what it was tuned for, and the marks between words.
+
+    >>> _spelling("meta-llama/Meta-Llama-3-8B_Instruct") == _spelling("llama 3 8b")
+    True
+    """
+    words = re.split(r"[-_ ]+", text.lower().strip().split("/")[-1].removesuffix(".gguf").removeprefix("meta-"))
+    return "".join(word for word in words if word not in _TUNED)
 
 
 def _suggestion(text: str) -> str:

@@ -20,6 +20,18 @@ def mixtral(fields: Fields) -> ModelSpec:
     return decoder(fields, repeat(gqa(fields, window_tokens=fields.optional_count("sliding_window"))), repeat(mlp))
 
 
+def granitemoe(fields: Fields) -> ModelSpec:
+    """Granite-MoE: every MLP is a mixture of experts. GraniteMoeConfig: as many KV heads as heads unless stated."""
+    bias = fields.flag("attention_bias", False)
+    mlp = MoeMlp(
+        num_experts=fields.count("num_local_experts"),
+        experts_per_token=_chosen(fields, "num_local_experts"),
+        intermediate_size=fields.count("intermediate_size"),
+    )
+    attention = gqa(fields, kv_heads=num_heads(fields), qkv_bias=bias, out_bias=bias)
+    return decoder(fields, repeat(attention), repeat(mlp))
+
+
 def qwen2_moe(fields: Fields) -> ModelSpec:
     """Qwen1.5-MoE and Qwen2-MoE: shared experts behind a gate. Windows are refused (their pattern has changed)."""
     if fields.flag("use_sliding_window", False):
@@ -52,8 +64,17 @@ def gpt_oss(fields: Fields) -> ModelSpec:
     return decoder(fields, alternating_windows(fields, full, pattern=2, default_window=128), repeat(mlp))
 
 
+def deepseek_v2(fields: Fields) -> ModelSpec:
+    """DeepSeek-V2, Lite (arXiv:2405.04434): as V3, but experts are balanced by a loss: no router bias, no MTP."""
+    return _deepseek(fields, router_bias=False)
+
+
 def deepseek_v3(fields: Fields) -> ModelSpec:
     """DeepSeek-V3 and R1: latent attention, dense MLPs first, one shared expert, MTP modules beside the layers."""
+    return _deepseek(fields, router_bias=True)  # balances load without a loss: arXiv:2412.19437, section 2.1.2
+
+
+def _deepseek(fields: Fields, *, router_bias: bool) -> ModelSpec:
     if fields.count("moe_layer_freq", 1) != 1 or fields.flag("attention_bias", False):
         raise fields.error("moe_layer_freq", "must be 1, with attention_bias false")
     attention = Mla(
@@ -70,7 +91,7 @@ def deepseek_v3(fields: Fields) -> ModelSpec:
         experts_per_token=_chosen(fields, "n_routed_experts"),
         intermediate_size=expert,
         shared_intermediate_size=fields.count("n_shared_experts", 0, least=0) * expert,
-        router_bias=True,  # the correction that balances load without a loss: arXiv:2412.19437, section 2.1.2
+        router_bias=router_bias,
     )
     first_moe = fields.count("first_k_dense_replace", least=0)
     dense = dense_mlp(fields)
