@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from specsim.cost.model import RooflineCost
+from specsim.cost.engine import class_of_params
+from specsim.cost.model import PassCost
 from specsim.cost.params import transferred_params
 from specsim.cost.roofline import Roofline
 from specsim.hardware import load_hardware
@@ -45,7 +46,7 @@ def best_s(work: Callable[[], None], repeats: int = REPEATS) -> float:
     return min(times_s)
 
 
-def vectorised_per_s(cost: RooflineCost) -> float:
+def vectorised_per_s(cost: PassCost) -> float:
     new, context, batch = passes(SWEEP)
 
     def sweep() -> None:
@@ -56,7 +57,7 @@ def vectorised_per_s(cost: RooflineCost) -> float:
     return len(new) / best_s(sweep)
 
 
-def one_by_one_per_s(cost: RooflineCost) -> float:
+def one_by_one_per_s(cost: PassCost) -> float:
     rows = list(zip(*(column[:, 0] for column in passes(ALONE)), strict=True))
 
     def loop() -> None:
@@ -73,7 +74,7 @@ def main() -> None:
     for name in ("llama-3.1-8b", "mixtral-8x7b"):
         for corner in ("sharp", "smooth"):
             roofline = Roofline(hardware, transferred_params(hardware, "graph"), sharp=corner == "sharp")
-            cost = RooflineCost({"target": load_model(name)}, roofline)
+            cost = PassCost({"target": load_model(name)}, roofline, class_of_params(roofline.params))
             at_once, alone = vectorised_per_s(cost), one_by_one_per_s(cost)
             print(f"{name:>14} {corner:>7} {at_once:10.3g}/s {alone:10.3g}/s {at_once / alone:6.0f}x")
 

@@ -114,7 +114,7 @@ _SGLANG: Final = {
 }
 # With speculation on, SGLang captures densely at small batches (generate_decode_cuda_graph_batch_sizes; the same
 # ranges in 0.5.5, 0.5.14 and 0.5.23). The last range ends at a limit that depends on the device's memory.
-_SGLANG_CAPTURED: Final = ((1, 8, 1), (10, 32, 2), (40, 64, 4), (72, 256, 8), (272, 4096, 16))
+SGLANG_CAPTURED: Final = ((1, 8, 1), (10, 32, 2), (40, 64, 4), (72, 256, 8), (272, 4096, 16))
 _SCHEDULED: Final = ("draft_model", "eagle", "eagle3", "mtp", "ngram")
 
 DIALECTS: Final[tuple[Dialect, ...]] = tuple(
@@ -153,7 +153,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = tuple(
             "tree_drafters": ("draft_model", "eagle", "eagle3", "mtp"),
             "schedule": "none",
             "counts_root": True,
-            "captured_batches": _SGLANG_CAPTURED,
+            "captured_batches": SGLANG_CAPTURED,
             "draft_tensor_parallel": "target",
             "source": "sglang/srt/server_args.py of the 0.5.5 and 0.5.9 wheels; no adaptive table seen before 0.5.14",
         },
@@ -167,7 +167,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = tuple(
             "schedule": "slots",
             "schedule_drafters": ("eagle", "eagle3", "mtp"),
             "counts_root": True,
-            "captured_batches": _SGLANG_CAPTURED,
+            "captured_batches": SGLANG_CAPTURED,
             "draft_tensor_parallel": "target",
             "source": "sglang/srt/arg_groups/speculative_hook.py and speculative/adaptive_spec_params.py of the "
             "0.5.14, 0.5.18, 0.5.21 and 0.5.23 wheels",

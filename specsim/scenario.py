@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 
 from specsim.acceptance.inputs import AcceptanceInput
 from specsim.acceptance.profile import AcceptanceProfile
+from specsim.cost.engine import Engine
 from specsim.cost.memory import MemoryLedger, memory_ledger
-from specsim.cost.model import CostModel, roofline_cost
+from specsim.cost.model import CostModel, Pricing, pass_cost
 from specsim.cost.params import Runtime
 from specsim.dialect import DrafterKind
 from specsim.documents import Document, parse, read_toml
@@ -95,7 +96,9 @@ class EngineUse(Document):
 class Scenario(Document):
     """One deployment question. ``load_scenario`` reads it from TOML; every key is checked, unknown ones are refused.
 
-    ``price_usd_per_hour`` is what one device costs you; without it, the profile's, if it has one.
+    ``price_usd_per_hour`` is what one device costs you; without it, the profile's, if it has one. ``engine`` runs the
+    passes: its kernels, its captured graphs; without it, those of any engine. ``pricing`` can be the roofline even where
+    operators were fitted.
     """
 
     name: str = Field(min_length=1)
@@ -104,6 +107,8 @@ class Scenario(Document):
     tensor_parallel: int = Field(default=1, ge=1, le=1024)
     price_usd_per_hour: float | None = Field(default=None, gt=0, le=1e6)
     runtime: Runtime = "graph"
+    engine: Engine | None = None
+    pricing: Pricing = "fitted"
     target: ModelUse
     drafter: DrafterUse
     workload: WorkloadUse = WorkloadUse()
@@ -225,7 +230,15 @@ def resolve(scenario: Scenario) -> Deployment:
     models: dict[Role, ModelSpec] = {"target": target}
     if draft is not None:
         models["draft"] = draft
-    cost = roofline_cost(hardware, models, scenario.runtime, scenario.tensor_parallel, scenario.drafter.tensor_parallel)
+    cost = pass_cost(
+        hardware,
+        models,
+        scenario.runtime,
+        scenario.tensor_parallel,
+        scenario.drafter.tensor_parallel,
+        scenario.engine or "",
+        pricing=scenario.pricing,
+    )
     profile = scenario.acceptance.profile()
     _check_depth(scenario, profile)
     at = Situation([float(scenario.workload.context_tokens)], num_seqs=[float(scenario.workload.batch)])

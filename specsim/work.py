@@ -118,11 +118,38 @@ class Gemm:
 
 
 @dataclass(frozen=True)
+class AttentionCall:
+    """The columns of a measured attention call.
+
+    Args:
+        num_seqs, new_tokens, context_tokens: Of groups of alike sequences, shape [..., groups].
+        num_heads, num_kv_heads: On one device; a latent cache is one KV head that all query heads share.
+        head_dim: Elements of a head.
+        kv_dtype: Of the cache.
+        window_tokens: Keys that a query sees at most, itself included; None is all.
+        kv_width: Elements cached per token and KV head, keys and values together.
+        flop_width: Multiply-adds per query head and key: scores and weighted values.
+    """
+
+    num_seqs: Float
+    new_tokens: Float
+    context_tokens: Float
+    num_heads: float
+    num_kv_heads: float
+    head_dim: float
+    kv_dtype: str
+    window_tokens: int | None
+    kv_width: float
+    flop_width: float
+
+
+@dataclass(frozen=True)
 class Attention:
     """Queries of a pass against the KV cache: one pass over each sequence's KV serves all of its queries.
 
     ``query_keys`` counts pairs (query, key attended) and ``kv_tokens`` keys read, both summed over the sequences;
-    ``flops_per_pair`` and ``bytes_per_kv_token`` carry heads and head sizes (GQA and MLA differ only there).
+    ``flops_per_pair`` and ``bytes_per_kv_token`` carry heads and head sizes (GQA and MLA differ only there). These are
+    the counts; ``call`` is what was counted, as measured tables of attention write it.
     """
 
     query_keys: Any
@@ -130,6 +157,7 @@ class Attention:
     flops_per_pair: float
     bytes_per_kv_token: float
     dtype: str
+    call: AttentionCall
     launches: int = 1
     name: str = "attention"
 
@@ -146,17 +174,25 @@ class Attention:
 class Experts:
     """Routed experts of one layer: each token visits ``top_k`` of ``num_experts``; an expert is read if visited.
 
+    Each is ``num_matrices`` (3 gated, 2 not) of ``hidden`` by ``inter`` weights, of which this device holds its share.
     ``launches``: routing, sorting, two grouped products, and the weighted sum.
     """
 
     m: Any
     num_experts: float
     top_k: float
-    params_per_expert: float
+    hidden: float
+    inter: float
+    num_matrices: int
     dtype: str
     weight_bits: float
     launches: int = 5
     name: str = "experts"
+
+    @property
+    def params_per_expert(self) -> float:
+        """Weights of one expert on this device."""
+        return self.num_matrices * self.hidden * self.inter
 
     @property
     def distinct(self) -> Any:

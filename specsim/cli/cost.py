@@ -11,7 +11,7 @@ from specsim.cli.output import AsJson, print_json, whole_numbers
 from specsim.errors import InputError
 
 if TYPE_CHECKING:
-    from specsim.cost.model import RooflineCost
+    from specsim.cost.model import PassCost
     from specsim.model import ModelSpec
 
 MAX_PASSES: Final = 10_000
@@ -52,7 +52,7 @@ def cost(
     if plot:
         draw(plot, priced, passes)
     if as_json:
-        answer = {"hardware": priced.roofline.hardware.name, "runtime": runtime, "tp": tp, "level": LEVEL, "plot": plot}
+        answer = {"hardware": priced.ops.hardware.name, "runtime": runtime, "tp": tp, "level": LEVEL, "plot": plot}
         print_json("cost", answer | {"passes": passes})
         return
     show_tables(priced, passes, runtime)
@@ -88,7 +88,7 @@ def _sweep(batch: str, context: str, tokens: str, target: ModelSpec) -> list[tup
     return [(b, c, n) for b in batches for c in contexts for n in news]
 
 
-def _cost_model(hardware: str, models: dict[Any, ModelSpec], runtime: str, tp: int) -> RooflineCost:
+def _cost_model(hardware: str, models: dict[Any, ModelSpec], runtime: str, tp: int) -> PassCost:
     from specsim.cost.model import roofline_cost
     from specsim.hardware import load_hardware
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from specsim.cost.memory import MemoryLedger, memory_ledger
-from specsim.cost.model import RooflineCost
+from specsim.cost.model import PassCost
 from specsim.estimate import LEVEL
 from specsim.work import BOUNDS, Cost, Pass, Role
 
 Row = dict[str, Any]
 
 
-def price_passes(priced: RooflineCost, sweep: Sequence[tuple[int, int, int]], *, with_ops: bool = False) -> list[Row]:
+def price_passes(priced: PassCost, sweep: Sequence[tuple[int, int, int]], *, with_ops: bool = False) -> list[Row]:
     """A row per model and (batch, context, new tokens), each model's whole sweep priced at once.
 
     Raises:
@@ -28,7 +28,7 @@ def price_passes(priced: RooflineCost, sweep: Sequence[tuple[int, int, int]], *,
 
 
 def _price_model(
-    priced: RooflineCost, role: Role, sweep: Sequence[tuple[int, int, int]], ledgers: list[MemoryLedger], with_ops: bool
+    priced: PassCost, role: Role, sweep: Sequence[tuple[int, int, int]], ledgers: list[MemoryLedger], with_ops: bool
 ) -> list[Row]:
     batch, context, tokens = np.array(sweep, dtype=float).T[..., None]
     work = Pass(role, "verify" if role == "target" else "draft", tokens, context, batch)
@@ -53,7 +53,7 @@ def _counts(found: Cost, n: int) -> Row:
     return {"time_s": found.time_s[n], "flops": found.flops[n], "bytes": found.bytes[n], "bound": str(found.bound[n])}
 
 
-def _ledger(priced: RooflineCost, batch: int, context: int, tokens: int) -> MemoryLedger:
+def _ledger(priced: PassCost, batch: int, context: int, tokens: int) -> MemoryLedger:
     target, draft = priced.models["target"], priced.models.get("draft")
-    hardware = priced.roofline.hardware
+    hardware = priced.ops.hardware
     return memory_ledger(hardware, target, draft, batch, context + tokens, priced.tp, priced.draft_tp)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from specsim.cli.cost_rows import Row
-from specsim.cost.model import RooflineCost
+from specsim.cost.model import PassCost
 from specsim.cost.roofline import math_dtype
 from specsim.estimate import LEVEL
 from specsim.plots.roofline import Ceiling, Series, plot_roofline
@@ -28,7 +28,7 @@ _COLUMNS = (
 )
 
 
-def show_tables(priced: RooflineCost, passes: list[Row], runtime: str) -> None:
+def show_tables(priced: PassCost, passes: list[Row], runtime: str) -> None:
     """A table per model, and one per pass where operations were asked for."""
     where = _devices(priced)
     for role, model in priced.models.items():
@@ -40,13 +40,13 @@ def show_tables(priced: RooflineCost, passes: list[Row], runtime: str) -> None:
             show(_ops_table(row))
 
 
-def draw(path: Path, priced: RooflineCost, passes: list[Row]) -> None:
+def draw(path: Path, priced: PassCost, passes: list[Row]) -> None:
     """The roofline of the device in the target's arithmetic, with every pass on it."""
-    roofline, target = priced.roofline, priced.models["target"]
-    dtype = math_dtype(target.weight_dtype, roofline.hardware)
+    ops, target = priced.ops, priced.models["target"]
+    dtype = math_dtype(target.weight_dtype, ops.hardware)
     ceilings = [
-        Ceiling(f"datasheet, {dtype}", roofline.hardware.mem_bw_bytes_per_s.value, roofline.hardware.peak(dtype)),
-        Ceiling("reached by kernels", roofline.mem_bw_bytes_per_s, roofline.flops_per_s(target.weight_dtype)),
+        Ceiling(f"datasheet, {dtype}", ops.hardware.mem_bw_bytes_per_s.value, ops.hardware.peak(dtype)),
+        Ceiling("reached by kernels", ops.mem_bw_bytes_per_s, ops.flops_per_s(target.weight_dtype)),
     ]
     series = []
     for role, model in priced.models.items():
@@ -85,6 +85,6 @@ def _label(row: Row) -> str:
     return str(row["new_tokens"]) if row["batch"] == 1 else f"{row['new_tokens']}x{row['batch']}"
 
 
-def _devices(priced: RooflineCost) -> str:
-    name = priced.roofline.hardware.name
+def _devices(priced: PassCost) -> str:
+    name = priced.ops.hardware.name
     return f"{priced.tp} x {name}" if priced.tp > 1 else name

@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 
 from specsim.model import STORAGE_BITS, Gqa, LayerGroup, Mla, ModelSpec, MoeMlp, dtype_bytes
-from specsim.work import AllReduce, Attention, Elementwise, Experts, Float, Gemm, Op, Pass
+from specsim.work import AllReduce, Attention, AttentionCall, Elementwise, Experts, Float, Gemm, Op, Pass
 
 
-def count_ops(model: ModelSpec, work: Pass, tp: int = 1) -> Iterator[tuple[Op, int]]:
+def count_ops(model: ModelSpec, work: Pass, tp: int = 1, tokens: Float | None = None) -> Iterator[tuple[Op, int]]:
     """Each operation of the pass with how often it runs (once for every layer alike), per device.
 
     Args:
         model: The transformer's shape.
         work: The pass; its leading axes sweep, and the operations carry the same shape.
         tp: Devices that share the model by tensor parallelism.
+        tokens: What the layers run on where a runtime pads the pass's tokens, shape [...]; attention and LM head skip
+            the padding.
     """
-    act, m = dtype_bytes(model.other_dtype), work.total_new_tokens
+    act, m = dtype_bytes(model.other_dtype), work.total_new_tokens if tokens is None else tokens
     yield Elementwise(m * model.hidden_size * act * 2, name="embedding"), 1
     if model.fusion_in_features:
         yield _plain(model, m, model.hidden_size, model.fusion_in_features, "fusion"), 1
@@ -73,12 +75,18 @@ def _layer_ops(model: ModelSpec, group: LayerGroup, work: Pass, m: Float, tp: in
     yield Elementwise(m * h / tp * act * 4, launches=2, name="rotary, activation")
 
 
+def _sequences(work: Pass) -> tuple[Float, Float, Float]:
+    return work.num_seqs, work.new_tokens, work.context_tokens
+
+
 def _gqa_ops(model: ModelSpec, a: Gqa, work: Pass, m: Float, tp: int) -> Iterator[Op]:
     heads, kv_heads = a.num_heads / tp, max(1.0, a.num_kv_heads / tp)
     yield _attention_linear(model, m, (heads + 2 * kv_heads) * a.head_dim, a.in_features or model.hidden_size, "qkv")
     pairs, keys = attended(work.new_tokens, work.context_tokens, work.num_seqs, a.window_tokens)
     kv_bytes = 2 * kv_heads * a.head_dim * dtype_bytes(model.kv_dtype)
-    yield Attention(pairs, keys, 4 * heads * a.head_dim, kv_bytes, model.other_dtype)
+    width, window = 2 * a.head_dim, a.window_tokens
+    call = AttentionCall(*_sequences(work), heads, kv_heads, a.head_dim, model.kv_dtype, window, width, width)
+    yield Attention(pairs, keys, 4 * heads * a.head_dim, kv_bytes, model.other_dtype, call)
     yield _attention_linear(model, m, model.hidden_size, heads * a.head_dim, "attention out")
 
 
@@ -94,7 +102,9 @@ def _mla_ops(model: ModelSpec, a: Mla, work: Pass, m: Float, tp: int) -> Iterato
     yield _attention_linear(model, m, heads * a.qk_nope_dim, a.kv_lora_rank, "absorb query")
     pairs, keys = attended(work.new_tokens, work.context_tokens, work.num_seqs, None)
     kv_bytes = latent * dtype_bytes(model.kv_dtype)
-    yield Attention(pairs, keys, 2 * heads * (latent + a.kv_lora_rank), kv_bytes, model.other_dtype)
+    flop_width = latent + a.kv_lora_rank
+    call = AttentionCall(*_sequences(work), heads, 1, a.kv_lora_rank, model.kv_dtype, None, latent, flop_width)
+    yield Attention(pairs, keys, 2 * heads * flop_width, kv_bytes, model.other_dtype, call)
     yield _attention_linear(model, m, heads * a.v_head_dim, a.kv_lora_rank, "value up")
     yield _attention_linear(model, m, model.hidden_size, heads * a.v_head_dim, "attention out")
 
@@ -106,8 +116,9 @@ def _mlp_ops(model: ModelSpec, width: float, gated: bool, m: Any, name: str) -> 
 
 def _moe_ops(model: ModelSpec, mlp: MoeMlp, m: Float, tp: int) -> Iterator[Op]:
     yield _plain(model, m, mlp.num_experts + mlp.shared_gate, model.hidden_size, "router")
-    params = (3 if mlp.gated else 2) * mlp.intermediate_size / tp * model.hidden_size
-    yield Experts(m, mlp.num_experts, mlp.experts_per_token, params, model.weight_dtype, model.weight_bits)
+    matrices, inter = 3 if mlp.gated else 2, mlp.intermediate_size / tp
+    sizes = mlp.num_experts, mlp.experts_per_token, model.hidden_size, inter, matrices
+    yield Experts(m, *sizes, model.weight_dtype, model.weight_bits)
     if mlp.shared_intermediate_size:
         yield from _mlp_ops(model, mlp.shared_intermediate_size / tp, mlp.gated, m, "shared expert")
 

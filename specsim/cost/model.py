@@ -1,21 +1,26 @@
-"""From work to time: a cost model prices passes, host work and transfers. Two of them exist: this one, from operations
-and a roofline, and ``specsim.cost.steps``, from measured steps. Whoever asks can not tell which answers."""
+"""From work to time: a cost model prices passes, host work and transfers. Two of them exist: this one, from operations,
+and ``specsim.cost.steps``, from measured steps. Whoever asks can not tell which answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from specsim.cost.count import count_ops
-from specsim.cost.params import CostParams, Runtime, transferred_params
+from specsim.cost.engine import EngineClass, class_of_params, engine_class
+from specsim.cost.fits import load_fit
+from specsim.cost.fitted import FittedOps
+from specsim.cost.params import CostParams, Runtime, Spread, transferred_params
 from specsim.cost.roofline import Roofline
 from specsim.errors import InputError
 from specsim.hardware import HardwareProfile
 from specsim.model import ModelSpec
-from specsim.work import Cost, Float, HostWork, Op, Pass, Role, Transfer, Work, by_bound
+from specsim.work import BOUNDS, Cost, Float, HostWork, Op, Pass, Role, Transfer, Work, by_bound
+
+Pricing = Literal["fitted", "roofline"]
 
 
 class CostModel(Protocol):
@@ -31,19 +36,48 @@ class CostModel(Protocol):
         ...
 
 
+class OpPricer(Protocol):
+    """What prices operations on one device."""
+
+    @property
+    def hardware(self) -> HardwareProfile:
+        """The device."""
+        ...
+
+    def price(self, op: Op) -> Cost:
+        """The cost of an operation, of the operation's own shape."""
+        ...
+
+    @property
+    def log_sd(self) -> Float:
+        """As of a cost model; what the host shares is the engine's."""
+        ...
+
+    @property
+    def mem_bw_bytes_per_s(self) -> float:
+        """Bandwidth that kernels reach."""
+        ...
+
+    def flops_per_s(self, dtype: str) -> float:
+        """Arithmetic that kernels reach for weights stored as ``dtype``."""
+        ...
+
+
 @dataclass(frozen=True)
-class RooflineCost:
-    """Prices the passes of models on a tensor-parallel group of alike devices.
+class PassCost:
+    """Prices the passes of models on a tensor-parallel group of alike devices, operation by operation.
 
     Args:
         models: The model behind each role.
-        roofline: Device and efficiencies.
+        ops: Prices operations on one device.
+        engine: How passes are launched, and the host's time.
         tp: Devices that share the target.
         draft_tp: Devices that share the draft; the others wait.
     """
 
     models: Mapping[Role, ModelSpec]
-    roofline: Roofline
+    ops: OpPricer
+    engine: EngineClass
     tp: int = 1
     draft_tp: int = 1
 
@@ -54,7 +88,7 @@ class RooflineCost:
     def _check_width(self, name: str, width: int, role: Role) -> None:
         if width < 1:
             raise InputError(name, "must be >= 1", width)
-        device = self.roofline.hardware
+        device = self.ops.hardware
         if width > 1 and device.link_bw_bytes_per_s is None:
             raise InputError(name, f"must be 1: {device.name} has no link to a second device", width)
         for group in self.models[role].layers if role in self.models else ():
@@ -64,7 +98,8 @@ class RooflineCost:
 
     @property
     def log_sd(self) -> Float:
-        return self.roofline.params.log_sd
+        host = self.engine.layer_s if self.engine.always_eager and self.engine.layer_s else self.engine.step_s
+        return np.where(np.array(BOUNDS) == "host", host.log_sd, self.ops.log_sd)
 
     def price(self, work: Work) -> Cost:
         match work:
@@ -78,28 +113,76 @@ class RooflineCost:
     def breakdown(self, work: Pass) -> list[tuple[Op, int, Cost]]:
         """Each operation of the pass, how often it runs, and the cost of all its runs."""
         model, tp = self.models[work.role], self.tp if work.role == "target" else self.draft_tp
-        return [(op, n, self.roofline.price(op).scaled(n)) for op, n in count_ops(model, work, tp)]
+        tokens = self.engine.padded_tokens(work)
+        return [(op, n, self.ops.price(op).scaled(n)) for op, n in count_ops(model, work, tp, tokens)]
 
     def _price_pass(self, work: Pass) -> Cost:
         shape = work.total_new_tokens.shape
-        flops, num_bytes, parts = np.zeros(shape), np.zeros(shape), by_bound(shape)
+        flops, num_bytes, parts, variance = np.zeros(shape), np.zeros(shape), by_bound(shape), np.zeros(shape)
         for _, _, cost in self.breakdown(work):
             flops, num_bytes, parts = flops + cost.flops, num_bytes + cost.bytes, parts + cost.by_bound
-        return Cost(flops, num_bytes, self._wait_for_host(parts, work.role), np.zeros(shape))
+            variance = variance + cost.var_s2
+        return self._wait_for_host(Cost(flops, num_bytes, parts, variance), work)
 
-    def _wait_for_host(self, parts: Float, role: Role) -> Float:
-        """An eager runtime launches layer by layer: the pass lasts as long as the slower of host and device."""
-        layer_s = self.roofline.params.layer_s
+    def _wait_for_host(self, device: Cost, work: Pass) -> Cost:
+        """Outside graphs the host launches layer by layer: the pass lasts as long as the slower of host and device."""
+        layer_s = self.engine.layer_s
         if layer_s is None:
-            return parts
-        host_s = layer_s.value * sum(group.count for group in self.models[role].layers)
-        floor = by_bound(parts.shape[:-1], host=host_s)
-        return np.where(parts.sum(-1, keepdims=True) >= host_s, parts, floor)
+            return device
+        host_s = layer_s.value * self.models[work.role].num_layers
+        waits = self.engine.is_eager(work) & (device.time_s < host_s)
+        parts = np.where(waits[..., None], by_bound(waits.shape, host=host_s), device.by_bound)
+        return Cost(device.flops, device.bytes, parts, np.where(waits, 0.0, device.var_s2))
 
     def _price_host(self, work: HostWork) -> Cost:
-        p = self.roofline.params
-        seconds = {"step": p.step_s, "round": p.round_s, "draft": p.draft_s}[work.kind].value
-        return Cost(np.zeros(()), np.zeros(()), by_bound((), host=seconds))
+        engine = self.engine
+        spent: Spread = {"step": engine.step_s, "round": engine.round_s, "draft": engine.draft_s}[work.kind]
+        return Cost(np.zeros(()), np.zeros(()), by_bound((), host=spent.value))
+
+
+def pass_cost(
+    hardware: HardwareProfile,
+    models: Mapping[Role, ModelSpec],
+    runtime: Runtime = "graph",
+    tp: int = 1,
+    draft_tp: int | None = None,
+    engine: str = "",
+    version: str = "",
+    pricing: Pricing = "fitted",
+) -> PassCost:
+    """A cost model for ``models`` on ``tp`` devices of ``hardware``; the draft runs on as many unless said otherwise.
+
+    Operations are priced by what was fitted to the device or transfers to it from its kin, and by the roofline of
+    ``roofline_cost`` where nothing does (CPUs, other vendors without fits of their own) or where asked for.
+
+    Args:
+        hardware: The device.
+        models: The model behind each role.
+        runtime: Whether passes run in captured graphs.
+        tp, draft_tp: Devices of the target, and of the draft.
+        engine: Whose kernels, captured sizes and host time (``vllm, sglang, trtllm, hf``); empty for any engine:
+            vLLM's kernels, and graphs of every size.
+        version: Of the engine, where its kernels were fitted more than once.
+        pricing: ``fitted``, or ``roofline`` in any case.
+
+    >>> from specsim.hardware import load_hardware
+    >>> from specsim.model import load_model
+    >>> cost = pass_cost(load_hardware("h100-sxm"), {"target": load_model("llama-3.1-8b")})
+    >>> step = cost.price(Pass("target", "decode", new_tokens=[1], context_tokens=[1024]))
+    >>> str(step.bound), round(float(step.time_s) * 1e3, 1)
+    ('memory', 6.3)
+    """
+    launched = engine_class(engine, runtime)
+    roofline = Roofline(hardware, transferred_params(hardware, runtime))
+    ops: OpPricer = roofline
+    if pricing == "fitted" and has_fits(hardware):
+        ops = FittedOps(hardware, roofline, launched.kernels, version, launched.always_eager)
+    return PassCost(models, ops, launched, tp, tp if draft_tp is None else draft_tp)
+
+
+def has_fits(hardware: HardwareProfile) -> bool:
+    """Whether operators were fitted to the device, or to others of its vendor's GPUs."""
+    return hardware.kind != "cpu" and (hardware.vendor == "NVIDIA" or bool(load_fit(hardware.name).fits))
 
 
 def roofline_cost(
@@ -109,8 +192,8 @@ def roofline_cost(
     tp: int = 1,
     draft_tp: int | None = None,
     params: CostParams | None = None,
-) -> RooflineCost:
-    """A cost model for ``models`` on ``tp`` devices of ``hardware``; the draft runs on as many unless said otherwise.
+) -> PassCost:
+    """The same from a roofline with two efficiencies, whatever was fitted: the form that needs no measurement.
 
     >>> from specsim.hardware import load_hardware
     >>> from specsim.model import load_model
@@ -120,4 +203,5 @@ def roofline_cost(
     ('memory', 5.9)
     """
     chosen = params or transferred_params(hardware, runtime)
-    return RooflineCost(models, Roofline(hardware, chosen), tp, tp if draft_tp is None else draft_tp)
+    roofline = Roofline(hardware, chosen)
+    return PassCost(models, roofline, class_of_params(chosen), tp, tp if draft_tp is None else draft_tp)

@@ -89,11 +89,12 @@ def transferred_params(hardware: HardwareProfile, runtime: Runtime) -> CostParam
         launch_s=Spread(value=hardware.launch_overhead_s.value, log_sd=0.25, source="launch overhead of the profile"),
         allreduce_s=allreduce,
         link_efficiency=Spread(value=0.75, log_sd=0.15, source="8 MB over 8 x H100: 51-63 us against 33 us of bytes"),
-        **_host(runtime),
+        **host_params(runtime),
     )
 
 
-def _host(runtime: Runtime) -> dict[str, Spread]:
+def host_params(runtime: Runtime) -> dict[str, Spread]:
+    """Host times of a runtime, by the names of ``CostParams``."""
     if runtime == "graph":
         return {
             "step_s": Spread(value=0.40e-3, log_sd=0.5, source=_GRAPH_STEP),

@@ -35,6 +35,11 @@ class Roofline:
         return Cost(op.flops + zeros, op.bytes + zeros, parts, zeros)
 
     @property
+    def log_sd(self) -> Float:
+        """Spread of each bound's shared multiplier."""
+        return self.params.log_sd
+
+    @property
     def mem_bw_bytes_per_s(self) -> float:
         """Bandwidth that kernels reach: the datasheet's times its efficiency."""
         return self.hardware.mem_bw_bytes_per_s.value * self.params.mem_efficiency.value

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specsim.cost.model import RooflineCost, roofline_cost
+from specsim.cost.engine import class_of_params
+from specsim.cost.model import PassCost, roofline_cost
 from specsim.cost.params import CostParams, Runtime, transferred_params
 from specsim.cost.roofline import Roofline, math_dtype
 from specsim.errors import InputError
@@ -27,9 +28,14 @@ RUNTIMES = st.sampled_from(["graph", "eager"])
 COUNT = st.integers(1, 300)
 
 
-def priced(device: str | HardwareProfile, model: str, runtime: str = "graph", tp: int = 1, **more: Any) -> RooflineCost:
+def priced(device: str | HardwareProfile, model: str, runtime: str = "graph", tp: int = 1, **more: Any) -> PassCost:
     hardware = load_hardware(device) if isinstance(device, str) else device
     return roofline_cost(hardware, {"target": load_model(model)}, cast(Runtime, runtime), tp, **more)
+
+
+def on_two(model: str, roofline: Roofline) -> PassCost:
+    """Passes of a model on two devices."""
+    return PassCost({"target": load_model(model)}, roofline, class_of_params(roofline.params), tp=2)
 
 
 def decode(new: Any = 1, context: Any = 500, seqs: Any = 1) -> Pass:
@@ -135,11 +141,9 @@ def test_shares_sum_to_the_time_and_are_its_derivatives(model: str, new: int, se
     params = transferred_params(hardware, "graph")
 
     def time_s(by: CostParams) -> float:
-        return float(
-            RooflineCost({"target": load_model(model)}, Roofline(hardware, by, sharp), tp=2).price(work).time_s
-        )
+        return float(on_two(model, Roofline(hardware, by, sharp)).price(work).time_s)
 
-    found = RooflineCost({"target": load_model(model)}, Roofline(hardware, params, sharp), tp=2).price(work)
+    found = on_two(model, Roofline(hardware, params, sharp)).price(work)
     assert found.by_bound.sum() == pytest.approx(float(found.time_s))
     powers = {
         "memory": {"mem_efficiency": -1},
@@ -159,7 +163,7 @@ def test_a_sweep_is_its_elements(sharp: bool, runtime: Runtime) -> None:
     """Axes that sweep give, to the last bits, what each element gives alone; groups stay on the last axis."""
     hardware = load_hardware("h100-sxm")
     roofline = Roofline(hardware, transferred_params(hardware, runtime), sharp)
-    cost = RooflineCost({"target": load_model("mixtral-8x7b")}, roofline, tp=2)
+    cost = on_two("mixtral-8x7b", roofline)
     new = np.array([1, 5, 64, 512])[:, None, None]
     context = np.array([[0, 100], [3000, 10], [9000, 9000]])[None]
     seqs = np.array([3, 17])
