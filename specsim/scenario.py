@@ -97,8 +97,8 @@ class Scenario(Document):
     """One deployment question. ``load_scenario`` reads it from TOML; every key is checked, unknown ones are refused.
 
     ``price_usd_per_hour`` is what one device costs you; without it, the profile's, if it has one. ``engine`` runs the
-    passes: its kernels, its captured graphs; without it, those of any engine. ``pricing`` can be the roofline even where
-    operators were fitted.
+    passes: its kernels, its captured graphs; without it, those of any engine. ``pricing`` may be the roofline where
+    operators were fitted too.
     """
 
     name: str = Field(min_length=1)

@@ -10,6 +10,7 @@ from specsim.cost.params import CostParams, Runtime, Spread, host_params
 from specsim.dialect import SGLANG_CAPTURED
 from specsim.documents import Document
 from specsim.errors import InputError
+from specsim.hardware import HardwareProfile
 from specsim.work import Float, Pass
 
 Engine = Literal["vllm", "sglang", "trtllm", "hf"]
@@ -75,8 +76,8 @@ def round_up(size: Float, captured: Sizes) -> Float:
     return np.asarray(np.where(size <= sizes[-1], sizes[place], size))
 
 
-_VLLM_CAPTURED: Final[Sizes] = ((1, 2, 1), (4, 4, 1), (8, 248, 8), (256, 512, 16))
-_TRTLLM_CAPTURED: Final[Sizes] = ((1, 2, 1), (4, 4, 1), (8, 128, 8))
+_VLLM_CAPTURED: Final[Sizes] = ((1, 2, 1), (4, 4, 1), (8, 248, 8))
+_TRTLLM_CAPTURED: Final[Sizes] = ((1, 2, 1), (4, 4, 1), (8, 128, 8), (192, 2048, 64))
 _BEYOND: Final = Spread(
     value=0.84e-3,
     log_sd=0.4,
@@ -86,10 +87,10 @@ _BEYOND: Final = Spread(
 _CLASSES: Final[dict[Engine, dict[str, Any]]] = {
     "vllm": {
         "kernels": "vllm",
-        "captured": _VLLM_CAPTURED,
         "captures_prompts": True,
         "layer_s": _BEYOND,
-        "source": "vLLM, compilation configuration: 1, 2, 4, then steps of 8 to 256 and of 16 to 512 tokens",
+        "source": "vLLM 0.30, vllm/config/compilation.py: 1, 2, 4, steps of 8 to 256, of 16 to 512 tokens, or to 1024 "
+        "on datacenter Blackwell; at most twice the sequences that it was started for, which are taken as enough",
     },
     "sglang": {
         "kernels": "sglang",
@@ -103,20 +104,23 @@ _CLASSES: Final[dict[Engine, dict[str, Any]]] = {
         "captured": _TRTLLM_CAPTURED,
         "counts": "sequences",
         "layer_s": _BEYOND,
-        "source": "TensorRT-LLM, PyTorch backend with padded graphs: 1, 2, 4, then steps of 8 to 128 sequences",
+        "source": "TensorRT-LLM 1.2, CudaGraphConfig with padding: 1, 2, 4, steps of 8 to 128, steps of 64 to the "
+        "largest batch, which is taken as that of its engines",
     },
     "hf": {"kernels": "vllm", "always_eager": True, "source": "Transformers launches every kernel from Python"},
 }
 """By engine. Transformers' own kernels (cuBLAS, SDPA) were not measured; vLLM's call the same libraries."""
 
 
-def engine_class(engine: str, runtime: Runtime) -> EngineClass:
-    """The class of an engine, or of any engine with that runtime where none is named.
+def engine_class(engine: str, runtime: Runtime, hardware: HardwareProfile) -> EngineClass:
+    """The class of an engine on a device, or of any engine with that runtime where none is named.
 
     Raises:
         InputError: for an unknown engine.
 
-    >>> engine_class("vllm", "graph").is_eager(Pass("target", "verify", [1], [100], [[512], [513]])).tolist()
+    >>> from specsim.hardware import load_hardware
+    >>> vllm = engine_class("vllm", "graph", load_hardware("h100-sxm"))
+    >>> vllm.is_eager(Pass("target", "verify", [1], [100], [[512], [513]])).tolist()
     [False, True]
     """
     if engine and engine not in get_args(Engine):
@@ -126,7 +130,13 @@ def engine_class(engine: str, runtime: Runtime) -> EngineClass:
     host = host_params("eager" if eager else "graph")
     if eager:
         known = {"kernels": known["kernels"], "always_eager": True}
+    elif engine == "vllm":
+        known = known | {"captured": (*_VLLM_CAPTURED, (256, 1024 if _is_large_blackwell(hardware) else 512, 16))}
     return EngineClass.model_validate({**host, **known})
+
+
+def _is_large_blackwell(hardware: HardwareProfile) -> bool:
+    return hardware.arch == "Blackwell" and hardware.kind == "datacenter"
 
 
 def class_of_params(params: CostParams) -> EngineClass:

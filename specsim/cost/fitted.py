@@ -21,7 +21,7 @@ from specsim.cost.roofline import Roofline
 from specsim.hardware import HardwareProfile
 from specsim.work import BOUNDS, AllReduce, Attention, Cost, Elementwise, Experts, Float, Gemm, Op, by_bound
 
-CURVE_TOKENS: Final = 1024
+CURVE_TOKENS: Final = 4096
 """Tokens up to which a dense layer is priced once for every whole number of them; above, when asked for."""
 BESIDE_BENCHMARK_SD: Final = {"memory": 0.05, "compute": 0.15, "launch": 0.15, "link": 0.15}
 """Log spread of a model's kernels beside the same kernels in a loop of their own: neighbours that share the cache, a
@@ -202,7 +202,7 @@ def _is_kin(fit: OperatorFit, operator: str, dtype: str) -> bool:
 def _between(curve: Float, m: Float) -> Float:
     """Rows of a curve over 1, 2, 3... at ``m``, in a straight line between: a mean over passes of either count."""
     low = np.clip(np.floor(m), 1, len(curve)).astype(int)
-    share = (m - low)[..., None]
+    share = np.clip(m - low, 0.0, 1.0)[..., None]
     if not np.any(share > 0):
         return np.asarray(curve[low - 1])
     high = np.minimum(low + 1, len(curve))

@@ -172,7 +172,7 @@ def pass_cost(
     >>> str(step.bound), round(float(step.time_s) * 1e3, 1)
     ('memory', 6.3)
     """
-    launched = engine_class(engine, runtime)
+    launched = engine_class(engine, runtime, hardware)
     roofline = Roofline(hardware, transferred_params(hardware, runtime))
     ops: OpPricer = roofline
     if pricing == "fitted" and has_fits(hardware):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from specsim.cost.model import roofline_cost
+from specsim.cost.model import Pricing, pass_cost
 from specsim.cost.params import Runtime
 from specsim.hardware import load_hardware
 from specsim.model import load_model
@@ -39,25 +39,27 @@ _RECYCLING = (
 )
 
 STEPS = [
-    Step("h100-sxm", "llama-3.1-8b", "graph", 1, 256, 6.63, 0.20, _AUDIT),
-    Step("h100-sxm", "llama-3.1-8b", "graph", 1, 512, 6.32, 0.20, _EAGLE3),
-    Step("h200", "llama-3.1-8b", "graph", 1, 512, 5.26, 0.20, _SPECBUNDLE),
-    Step("gh200", "llama-3.1-8b", "graph", 1, 512, 5.79, 0.20, _APERTUS),
-    Step("gh200", "llama-3.1-70b", "graph", 4, 512, 14.15, 0.20, _APERTUS),
-    Step("h20", "qwen3-1.7b", "graph", 1, 512, 2.66, 0.30, _ANGELSLIM),
-    Step("h20", "qwen3-4b", "graph", 1, 512, 4.37, 0.20, _ANGELSLIM),
-    Step("h20", "qwen3-8b", "graph", 1, 512, 6.68, 0.20, _ANGELSLIM),
-    Step("h20", "qwen3-14b", "graph", 1, 512, 10.8, 0.20, _ANGELSLIM),
-    Step("h20", "qwen3-32b", "graph", 1, 512, 23.0, 0.20, _ANGELSLIM),
+    Step("h100-sxm", "llama-3.1-8b", "graph", 1, 256, 6.63, 0.10, _AUDIT),
+    Step("h100-sxm", "llama-3.1-8b", "graph", 1, 512, 6.32, 0.10, _EAGLE3),
+    Step("h200", "llama-3.1-8b", "graph", 1, 512, 5.26, 0.10, _SPECBUNDLE),
+    Step("gh200", "llama-3.1-8b", "graph", 1, 512, 5.79, 0.10, _APERTUS),
+    Step("gh200", "llama-3.1-70b", "graph", 4, 512, 14.15, 0.10, _APERTUS),
+    Step("h20", "qwen3-1.7b", "graph", 1, 512, 2.66, 0.10, _ANGELSLIM),
+    Step("h20", "qwen3-4b", "graph", 1, 512, 4.37, 0.10, _ANGELSLIM),
+    Step("h20", "qwen3-8b", "graph", 1, 512, 6.68, 0.10, _ANGELSLIM),
+    Step("h20", "qwen3-14b", "graph", 1, 512, 10.8, 0.10, _ANGELSLIM),
+    Step("h20", "qwen3-32b", "graph", 1, 512, 23.0, 0.10, _ANGELSLIM),
     Step("a100-80gb-sxm", "vicuna-7b", "eager", 1, 512, 18.4, 0.20, _RECYCLING),
     Step("a100-80gb-sxm", "vicuna-13b", "eager", 1, 512, 25.4, 0.20, _RECYCLING),
     Step("a100-80gb-sxm", "vicuna-33b", "eager", 1, 512, 54.2, 0.20, _RECYCLING),
 ]
+GRAPHS = [step for step in STEPS if step.runtime == "graph"]
 
 
-def error(step: Step) -> float:
+def error(step: Step, pricing: Pricing = "fitted") -> float:
     """Relative error of the predicted step."""
-    cost = roofline_cost(load_hardware(step.device), {"target": load_model(step.model)}, step.runtime, step.tp)
+    models = {"target": load_model(step.model)}
+    cost = pass_cost(load_hardware(step.device), models, step.runtime, step.tp, pricing=pricing)  # type: ignore[arg-type]
     found = cost.price(Pass("target", "decode", [1], [step.context])) + cost.price(HostWork("step"))
     return float(found.time_s) * 1e3 / step.measured_ms - 1
 
@@ -66,25 +68,26 @@ def error(step: Step) -> float:
 def test_a_published_step(step: Step) -> None:
     """Errors as of writing, in percent, in the order of the table (negative: predicted too quick).
 
-    -5, 0, -6, +1, +2 on H100, H200, GH200; -20, -14, -10, -7, -5 on H20; -2, -11, -17 in eager Python on A100.
+    +1, +6, +1, +4, 0 on H100, H200, GH200; +2, +7, +3, +4, +6 on H20; -2, -11, -18 in eager Python on A100. H20 and
+    GH200 have no fits of their own.
 
-    Not all of it is a prediction. The host's 0.4 ms of a graph engine were read off the GH200 8B row, and the 0.55 ms
-    per layer of an eager runtime off the 7B and 13B rows. What the rows do test: the bandwidth efficiencies (from GEMM
-    tables, H20 and GH200 without one of their own), counts of bytes and launches, and the transfer between sizes.
+    Not all of it is a prediction: the host's 0.4 ms of a graph engine were read off the GH200 8B row, and the 0.55 ms
+    per layer of an eager runtime off the 7B and 13B rows. What the rows do test: operators timed alone against whole
+    models, their transfer between GPUs, and the transfer between sizes.
 
-    Known bias: on the whole 7 % too quick. H20 steps are 0.5 ms (1.7B) to 1.1 ms (32B) longer than predicted, most of
-    it the same at every size, so rather host time of that engine than efficiency. The eager 33B row lies above both
-    host and device: there the two overlap less than the model's max() says. Cache lengths are not published; 512
-    tokens here, and 1000 more change no row by more than 2.4 %.
+    Known bias: +3 % in graphs. The eager 33B row lies above both host and device: these overlap less there than the
+    model's max() says. Cache lengths are not published; 512 here, and 1000 more change no row by more than 3.4 %.
     """
     assert abs(error(step)) < step.tolerance
 
 
-def test_no_constant_factor_is_missing() -> None:
-    """The mean of all errors is -7 %."""
-    assert abs(sum(map(error, STEPS)) / len(STEPS)) < 0.10
+def test_steps_in_graphs_are_right_in_the_mean() -> None:
+    """Mean error +3.4 %, mean absolute error 3.4 %; the roofline's are -6.5 % and 7.0 %."""
+    fitted, roofline = ([error(step, pricing) for step in GRAPHS] for pricing in ("fitted", "roofline"))
+    assert sum(map(abs, fitted)) / len(GRAPHS) < 0.05
+    assert sum(map(abs, roofline)) / len(GRAPHS) < 0.09
 
 
 def test_the_unpublished_cache_length_hardly_matters() -> None:
     longer = [(1 + error(step._replace(context=step.context + 1000))) / (1 + error(step)) for step in STEPS]
-    assert max(longer) < 1.025
+    assert max(longer) < 1.04
