@@ -22,6 +22,7 @@ class Setting(NamedTuple):
     ``informed``: the draft lengths whose times the defaults of ``specsim/cost/params.py`` were read off.
     """
 
+    engine: str
     gpu: str
     target: str
     head: str | None
@@ -30,43 +31,51 @@ class Setting(NamedTuple):
     informed: tuple[int, ...] = ()
     tp: int = 1
     context_tokens: int = 512
-    runtime: str = "graph"
 
 
 SETTINGS = (
-    Setting("h200", "llama-3.1-8b", HEAD, {0: 5.26, 3: 7.13, 5: 7.85, 7: 8.58}, SPECBUNDLE, (0, 3, 5, 7)),
-    Setting("gh200", "llama-3.1-8b", HEAD, {0: 5.82, 1: 6.58, 3: 7.73, 5: 8.88, 7: 10.03}, APERTUS, (0, 1, 3, 5, 7)),
-    Setting("h100-sxm", "llama-3.1-8b", HEAD, {0: 6.63, 2: 7.30, 3: 7.88, 7: 9.41}, AUDIT, context_tokens=256),
-    Setting("h100-sxm", "llama-3.1-8b", None, {0: 6.32}, EAGLE3),
-    Setting("h20", "qwen3-1.7b", None, {0: 2.66}, ANGELSLIM),
-    Setting("h20", "qwen3-4b", None, {0: 4.37}, ANGELSLIM),
-    Setting("h20", "qwen3-8b", QWEN_HEAD, {0: 6.68, 2: 7.77}, ANGELSLIM),
-    Setting("h20", "qwen3-14b", None, {0: 10.8}, ANGELSLIM),
-    Setting("h20", "qwen3-32b", None, {0: 23.0}, ANGELSLIM),
-    Setting("gh200", "llama-3.1-70b", None, {0: 14.15}, APERTUS_70B, tp=4),
-    Setting("a100-80gb-sxm", "vicuna-7b", None, {0: 18.4}, RECYCLING, (0,), runtime="eager"),
-    Setting("a100-80gb-sxm", "vicuna-13b", None, {0: 25.4}, RECYCLING, (0,), runtime="eager"),
-    Setting("a100-80gb-sxm", "vicuna-33b", None, {0: 54.2}, RECYCLING, runtime="eager"),
+    Setting("sglang", "h200", "llama-3.1-8b", HEAD, {0: 5.26, 3: 7.13, 5: 7.85, 7: 8.58}, SPECBUNDLE, (0, 3, 5, 7)),
+    Setting(
+        "vllm", "gh200", "llama-3.1-8b", HEAD, {0: 5.82, 1: 6.58, 3: 7.73, 5: 8.88, 7: 10.03}, APERTUS, (0, 1, 3, 5, 7)
+    ),
+    Setting("vllm", "h100-sxm", "llama-3.1-8b", HEAD, {0: 6.63, 2: 7.30, 3: 7.88, 7: 9.41}, AUDIT, context_tokens=256),
+    Setting("sglang", "h100-sxm", "llama-3.1-8b", None, {0: 6.32}, EAGLE3),
+    Setting("vllm", "h20", "qwen3-1.7b", None, {0: 2.66}, ANGELSLIM),
+    Setting("vllm", "h20", "qwen3-4b", None, {0: 4.37}, ANGELSLIM),
+    Setting("vllm", "h20", "qwen3-8b", QWEN_HEAD, {0: 6.68, 2: 7.77}, ANGELSLIM),
+    Setting("vllm", "h20", "qwen3-14b", None, {0: 10.8}, ANGELSLIM),
+    Setting("vllm", "h20", "qwen3-32b", None, {0: 23.0}, ANGELSLIM),
+    Setting("vllm", "gh200", "llama-3.1-70b", None, {0: 14.15}, APERTUS_70B, tp=4),
+    Setting("hf", "a100-80gb-sxm", "vicuna-7b", None, {0: 18.4}, RECYCLING, (0,)),
+    Setting("hf", "a100-80gb-sxm", "vicuna-13b", None, {0: 25.4}, RECYCLING, (0,)),
+    Setting("hf", "a100-80gb-sxm", "vicuna-33b", None, {0: 54.2}, RECYCLING),
 )
 
 
 class Load(NamedTuple):
-    """Speed-ups of one chain as a server got busier: {sequences in flight: speed-up}, acceptance the same for all.
+    """Speed-ups of one chain as a server got busier: {sequences in flight: speed-up}, acceptance the same for all."""
 
-    ``informed``: the same study's forwards of 1024 to 2048 tokens gave the defaults' efficiency of arithmetic.
-    """
-
+    engine: str
     gpu: str
     draft_len: int
     speedups: dict[int, float]
     source: str
-    informed: bool = False
 
 
 LOADS = (
     Load(
-        "gh200", 5, {1: 2.619, 8: 2.387, 32: 1.843, 64: 1.540, 128: 1.322, 256: 1.187}, f"{APERTUS}; closed loop", True
+        "vllm",
+        "gh200",
+        5,
+        {1: 2.619, 8: 2.387, 32: 1.843, 64: 1.540, 128: 1.322, 256: 1.187},
+        f"{APERTUS}; closed loop",
     ),
-    Load("h100-sxm", 3, {2: 1.81, 4: 1.82, 16: 1.48, 24: 1.39, 48: 1.38, 56: 1.34}, "EAGLE-3, table 3: SGLang v0.4.4"),
+    Load(
+        "sglang",
+        "h100-sxm",
+        3,
+        {2: 1.81, 4: 1.82, 16: 1.48, 24: 1.39, 48: 1.38, 56: 1.34},
+        "EAGLE-3, table 3: SGLang v0.4.4",
+    ),
 )
 """Both serve an 8B model with an EAGLE-3 head."""

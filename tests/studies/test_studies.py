@@ -78,11 +78,9 @@ def test_findings_on_the_best_draft(cells: dict[tuple[str, int], Any]) -> None:
     for gpu in gpus - {"rtx-4090"}:
         assert cells[gpu, 64]["best"] == f"chain {cells[gpu, 64]['chain_len']}"
         assert cells[gpu, 64]["kept_speedup"] < 0.5
-    # more arithmetic per byte of what efficiencies leave, larger drafts under load
-    order = "rtx-4090", "a100-80gb-sxm", "jetson-agx-orin-64gb", "h100-sxm"
-    sizes = [cells[gpu, 8]["nodes"] for gpu in order]
-    assert sizes == sorted(set(sizes))
-    assert [cells[gpu, 64]["best"] for gpu in order[1:]] == ["chain 2", "chain 3", "chain 3"]
+    # the best draft stops before a step of the dense layers, 64 or 128 tokens of 8 sequences
+    sizes = {gpu: cells[gpu, 8]["nodes"] for gpu in gpus}
+    assert sizes == {"rtx-4090": 8, "a100-80gb-sxm": 8, "jetson-agx-orin-64gb": 16, "h100-sxm": 16}
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +93,15 @@ def test_published_rounds_gives_its_figures(published: Any) -> None:
 
 
 def test_findings_on_published_rounds(published: Any) -> None:
-    """Held-out times within ten percent on the mean, on the quick side; a round too cheap under load, then too dear.
-
-    The curve of the GH200 shares its study with a default; the H100's is the only one held out.
-    """
+    """Held-out times within seven percent on the mean, speed-ups within six; a round too cheap under load."""
     held_out = published["summary"]["held out"]
-    assert held_out["mape"] < 0.10
-    assert -0.10 < held_out["bias"] < 0
+    assert held_out["mape"] < 0.07
+    assert held_out["cost_mape"] < 0.06
+    assert abs(held_out["bias"]) < 0.04
     assert held_out["within_frac"] >= 0.9
     assert published["summary"]["held out, rounds"]["num_rows"] == 4
     loads = {(row["gpu"], row["batch"]): row["predicted"] / row["measured"] for row in published["loads"]}
-    assert {row["gpu"] for row in published["loads"] if row["informed"]} == {"gh200"}
     assert all(0.75 < ratio < 0.88 for (_, batch), ratio in loads.items() if 16 <= batch <= 64)
     assert loads["gh200", 8] < 0.95
-    assert 1.03 < loads["gh200", 128] < loads["gh200", 256] < 1.2
+    assert 1.1 < loads["gh200", 128] < 1.3
+    assert 1.0 < loads["gh200", 256] < 1.15
