@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -249,6 +249,8 @@ class Cost:
         bytes: Bytes moved through the memory of one device, shape [...].
         by_bound: Seconds by what bounds them, shape [..., len(BOUNDS)]; their sum is the time.
         var_s2: Variance of the time that is this work's own and shared with no other, shape [...].
+        errors: Seconds by which one standard deviation of an error shifts the time, by the error's name. The same name
+            is the same error wherever it comes, different names are independent.
 
     Each bound has one shared, unknown multiplier (an efficiency that is off, a slower launch), the same for all work on
     the device. So ``by_bound`` is also the gradient of the time to the logarithms of these multipliers: errors that
@@ -259,6 +261,7 @@ class Cost:
     bytes: Float
     by_bound: Float
     var_s2: Float = field(default_factory=lambda: np.zeros(()))
+    errors: Mapping[str, Float] = field(default_factory=dict)
 
     @property
     def time_s(self) -> Float:
@@ -277,19 +280,22 @@ class Cost:
             self.bytes + other.bytes,
             self.by_bound + other.by_bound,
             self.var_s2 + other.var_s2,
+            merged_errors((self.errors, other.errors)),
         )
 
     def scaled(self, count: float) -> Cost:
         """``count`` repetitions, their own errors moving together."""
-        return Cost(self.flops * count, self.bytes * count, self.by_bound * count, self.var_s2 * count**2)
+        errors = {name: seconds * count for name, seconds in self.errors.items()}
+        return Cost(self.flops * count, self.bytes * count, self.by_bound * count, self.var_s2 * count**2, errors)
 
     def log_variance(self, log_sd: Float) -> Float:
         """Variance of log(time), shape [...]; ``log_sd[len(BOUNDS)]`` of the shared multipliers."""
         shares = self.by_bound / self.time_s[..., None]
-        return np.asarray(np.sum((shares * log_sd) ** 2, axis=-1) + self.var_s2 / self.time_s**2)
+        own = self.var_s2 + sum(seconds**2 for seconds in self.errors.values())
+        return np.asarray(np.sum((shares * log_sd) ** 2, axis=-1) + own / self.time_s**2)
 
     def log_ratio_variance(self, other: Cost, log_sd: Float) -> Float:
-        """Variance of log(self / other): what both owe to the same multiplier cancels.
+        """Variance of log(self / other): what both owe to the same multiplier or error cancels.
 
         >>> half = Cost(*np.zeros((2, 1)), np.array([[1.0, 0, 0, 0, 0, 0]]))
         >>> float(half.log_ratio_variance(half + half, np.full(6, 0.1))[0])
@@ -297,6 +303,8 @@ class Cost:
         """
         shares = self.by_bound / self.time_s[..., None] - other.by_bound / other.time_s[..., None]
         own = self.var_s2 / self.time_s**2 + other.var_s2 / other.time_s**2
+        for name in self.errors.keys() | other.errors.keys():
+            own = own + (self.errors.get(name, 0.0) / self.time_s - other.errors.get(name, 0.0) / other.time_s) ** 2
         return np.asarray(np.sum((shares * log_sd) ** 2, axis=-1) + own)
 
 
@@ -309,6 +317,19 @@ def by_bound(shape: tuple[int, ...], **parts: ArrayLike) -> Float:
     result = np.zeros((*shape, len(BOUNDS)))
     for name, seconds in parts.items():
         result[..., BOUNDS.index(name)] = seconds
+    return result
+
+
+def merged_errors(several: Iterable[Mapping[str, Float]]) -> dict[str, Float]:
+    """The errors of a sum: those of one name add up.
+
+    >>> merged_errors(({"a": np.array(1.0)}, {"a": np.array(2.0), "b": np.array(1.0)}))
+    {'a': array(3.), 'b': array(1.)}
+    """
+    result: dict[str, Float] = {}
+    for errors in several:
+        for name, seconds in errors.items():
+            result[name] = np.asarray(result[name] + seconds) if name in result else seconds
     return result
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from specsim.cost.fits import DeviceFit, OperatorFit, find_fit, load_fit
 from specsim.cost.fitted_calls import Timed, attention_call, elementwise_call, experts_call, gemm_call
 from specsim.cost.operators.allreduce import AllReduceParams, allreduce_time_s
-from specsim.cost.operators.gemm import math_flops_per_s
+from specsim.cost.operators.gemm import FEW_TOKENS, math_flops_per_s
 from specsim.cost.roofline import Roofline
 from specsim.hardware import HardwareProfile
 from specsim.work import BOUNDS, AllReduce, Attention, Cost, Elementwise, Experts, Float, Gemm, Op, by_bound
@@ -57,7 +57,7 @@ class FittedOps:
         seconds = np.sum(timed.by_bound, axis=-1)
         zeros = np.zeros(np.shape(seconds))
         moved = zeros if isinstance(op, AllReduce) else op.bytes + zeros
-        return Cost(op.flops + zeros, moved, timed.by_bound, (timed.log_sd * seconds) ** 2)
+        return Cost(op.flops + zeros, moved, timed.by_bound, zeros, _errors(op, timed.log_sd * seconds))
 
     def _timed(self, op: Op) -> Timed | None:
         match op:
@@ -197,6 +197,27 @@ def _experts_dtype(op: Experts) -> str:
 def _is_kin(fit: OperatorFit, operator: str, dtype: str) -> bool:
     same = fit.dtype == dtype or {fit.dtype, dtype} == {"bfloat16", "float16"}
     return same and fit.operator.startswith(f"{operator} ") and "nongated" not in fit.operator
+
+
+def _errors(op: Op, one_sd_s: Float) -> dict[str, Float]:
+    """An operation's error by name: layers of one shape err alike, on either side of where libraries change kernels;
+    attention of one token a sequence and of several are different kernels."""
+    match op:
+        case Gemm():
+            name, few = f"gemm {op.n:g} x {op.k:g} {op.dtype}", np.asarray(op.m) <= FEW_TOKENS
+        case Attention():
+            call = op.call
+            name = f"attention {call.num_heads:g}/{call.num_kv_heads:g} of {call.head_dim:g}"
+            few = np.max(call.new_tokens, axis=-1) <= 1
+        case Experts():
+            return {f"experts {op.num_experts:g} of {op.hidden:g} x {op.inter:g}": one_sd_s}
+        case _:
+            return {op.name: one_sd_s}
+    if few.all():
+        return {f"{name}, few": one_sd_s}
+    if not few.any():
+        return {f"{name}, many": one_sd_s}
+    return {f"{name}, few": np.where(few, one_sd_s, 0.0), f"{name}, many": np.where(few, 0.0, one_sd_s)}
 
 
 def _between(curve: Float, m: Float) -> Float:

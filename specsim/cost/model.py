@@ -18,7 +18,7 @@ from specsim.cost.roofline import Roofline
 from specsim.errors import InputError
 from specsim.hardware import HardwareProfile
 from specsim.model import ModelSpec
-from specsim.work import BOUNDS, Cost, Float, HostWork, Op, Pass, Role, Transfer, Work, by_bound
+from specsim.work import BOUNDS, Cost, Float, HostWork, Op, Pass, Role, Transfer, Work, by_bound, merged_errors
 
 Pricing = Literal["fitted", "roofline"]
 
@@ -118,11 +118,12 @@ class PassCost:
 
     def _price_pass(self, work: Pass) -> Cost:
         shape = work.total_new_tokens.shape
-        flops, num_bytes, parts, variance = np.zeros(shape), np.zeros(shape), by_bound(shape), np.zeros(shape)
-        for _, _, cost in self.breakdown(work):
+        flops, num_bytes, parts = np.zeros(shape), np.zeros(shape), by_bound(shape)
+        costs = [cost for _, _, cost in self.breakdown(work)]
+        for cost in costs:
             flops, num_bytes, parts = flops + cost.flops, num_bytes + cost.bytes, parts + cost.by_bound
-            variance = variance + cost.var_s2
-        return self._wait_for_host(Cost(flops, num_bytes, parts, variance), work)
+        errors = merged_errors(cost.errors for cost in costs)
+        return self._wait_for_host(Cost(flops, num_bytes, parts, np.zeros(shape), errors), work)
 
     def _wait_for_host(self, device: Cost, work: Pass) -> Cost:
         """Outside graphs the host launches layer by layer: the pass lasts as long as the slower of host and device."""
@@ -132,7 +133,8 @@ class PassCost:
         host_s = layer_s.value * self.models[work.role].num_layers
         waits = self.engine.is_eager(work) & (device.time_s < host_s)
         parts = np.where(waits[..., None], by_bound(waits.shape, host=host_s), device.by_bound)
-        return Cost(device.flops, device.bytes, parts, np.where(waits, 0.0, device.var_s2))
+        errors = {name: np.where(waits, 0.0, seconds) for name, seconds in device.errors.items()}
+        return Cost(device.flops, device.bytes, parts, device.var_s2, errors)
 
     def _price_host(self, work: HostWork) -> Cost:
         engine = self.engine

@@ -145,8 +145,10 @@ def test_a_sweep_is_its_elements(model: str, engine: str) -> None:
     for i in range(4):
         for j in range(2):
             alone = cost.price(verify(new[i, 0], context[0, j], seqs))
-            for name in ("by_bound", "flops", "bytes", "var_s2"):
+            for name in ("by_bound", "flops", "bytes"):
                 np.testing.assert_allclose(getattr(sweep, name)[i, j], getattr(alone, name), rtol=1e-9)
+            for name, sd_s in alone.errors.items():
+                np.testing.assert_allclose(sweep.errors[name][i, j], sd_s, rtol=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -170,11 +172,19 @@ def test_shares_sum_to_a_finite_time(
     assert priced.time_s > 0.9 * priced.bytes / cost.ops.hardware.mem_bw_bytes_per_s.value
 
 
-def test_layers_that_repeat_err_together() -> None:
-    """The own error of a pass: 32 runs of a layer count 32 times, different layers by the root of their squares."""
+def test_errors_are_shared_by_what_has_one_shape() -> None:
+    """32 runs of a layer err together. A pass against itself, or against one with more tokens and no other
+    kernels, has no error of its own left; a pass of another model keeps both."""
     cost, work = cost_of(), verify(5)
-    apart = [(runs, cost.ops.price(op)) for op, runs, _ in cost.breakdown(work)]
-    assert cost.price(work).var_s2 == pytest.approx(sum(float(c.var_s2) * runs**2 for runs, c in apart))
+    single = {op.name: c for op, runs, _ in cost.breakdown(work) for c in [cost.ops.price(op)] if runs == 32}
+    mlp_up = "gemm 28672 x 4096 bf16, few"
+    assert cost.price(work).errors[mlp_up] == pytest.approx(32 * float(single["mlp up"].errors[mlp_up]))
+    five, six, other = cost.price(work), cost.price(verify(6)), cost_of("llama-3.2-3b").price(work)
+    none = np.zeros(len(BOUNDS))
+    assert float(five.log_ratio_variance(five, none)) == 0
+    assert float(five.log_ratio_variance(six, none)) ** 0.5 < 0.002
+    apart = float(five.log_ratio_variance(other, none))
+    assert 0.7 < apart / float(five.log_variance(none) + other.log_variance(none)) < 1
 
 
 def test_a_device_without_fits_is_less_certain() -> None:

@@ -42,8 +42,10 @@ CASES: dict[str, dict[str, Any]] = {
     "toy": {"cost": ToyCost(host_s=HOST)},
     "toy, dear nodes": {"cost": ToyCost(node_s=2.0, host_s=HOST)},
     "toy, dear drafts": {"cost": ToyCost(draft_s=4.0)},
-    "roofline": {},
-    "roofline, batch": {"workload": {"batch": 48}},
+    "roofline": {"pricing": "roofline"},
+    "roofline, batch": {"pricing": "roofline", "workload": {"batch": 48}},
+    "kernels": {},
+    "kernels, batch": {"workload": {"batch": 48}},
     "heads": {
         "target": {"model": "vicuna-7b"},
         "drafter": {"kind": "medusa", "model": "medusa-vicuna-7b"},
@@ -61,7 +63,7 @@ def test_no_tree_beats_the_bound_and_the_answer_is_within_the_gap(case: str) -> 
     assert answer.rate_bound * SLACK >= best
     assert answer.best.tokens_per_s * (1 + answer.gap) * SLACK >= best
     assert answer.best.tokens_per_s == pytest.approx(best, rel=1e-9)  # on these, what the bound leaves open is not lost
-    assert answer.gap < 0.05
+    assert answer.gap < (0.10 if case == "kernels, batch" else 0.05)  # kernels that step leave the bound looser
 
 
 def test_the_bound_holds_where_the_search_is_misled(monkeypatch: pytest.MonkeyPatch) -> None:
