@@ -2,8 +2,8 @@
 
     python benchmarks/bench_cost.py
 
-``fitted`` sums fitted operators, as scenarios do; the roofline is ``sharp`` as in textbooks, or ``smooth`` as corners are
-fitted. A sweep varies new tokens, context and batch of Llama-3.1-8B and Mixtral 8x7B on an H100. Times are of this
+``fitted`` sums fitted operators, as scenarios do; ``sharp`` is the textbook's roofline, ``smooth`` one with a fitted
+corner. A sweep varies new tokens, context and batch of Llama-3.1-8B and Mixtral 8x7B on an H100. Times are of this
 process's CPU, best of several. The bar is 2e5 fitted passes per second and 1e6 with the sharp corner, on a quiet core.
 """
 
