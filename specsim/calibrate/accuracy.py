@@ -9,9 +9,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from specsim.calibrate.forwards import FORWARD, has_point, one_point_split, predict_forward
 from specsim.calibrate.limits import is_impossible
 from specsim.calibrate.operators import Table, heldout, select
 from specsim.calibrate.predict import REASON_CHARS, predict_rows
+from specsim.calibrate.serving import SERVING, TTFT, predict_serving
 from specsim.calibrate.tables import Measured
 from specsim.cost.fits import DeviceFit, profile_name
 from specsim.errors import InputError
@@ -47,24 +49,36 @@ class Judged(NamedTuple):
         return np.asarray((self.refused == "") & ~self.impossible)
 
 
-def judge(table: Measured, own: DeviceFit | None = None) -> Judged:
-    """Predict every row of a table, by the fits ``own`` of one device where they have the kernel."""
+def judge(table: Measured, own: DeviceFit | None = None, anchor: Table | None = None) -> Judged:
+    """Predict every row of a table, by the fits ``own`` of one device where they have the kernel.
+
+    ``anchor`` has measured points that whole passes of the same device, engine, model and weights start from.
+    """
     num = len(table.operator)
     time_s, half = np.full(num, np.nan), np.full(num, np.nan)
     refused, impossible = table.wrong.astype(f"<U{REASON_CHARS}"), np.zeros(num, dtype=bool)
     for operator in np.unique(table.operator[refused == ""]).tolist():
         mask = np.flatnonzero((table.operator == operator) & (refused == ""))
         part = {name: values[mask] for name, values in table.rows.items()}
-        found = predict_rows(operator, part, own)
+        if operator in (SERVING, TTFT):
+            found = predict_serving(operator, part)
+        elif operator == FORWARD:
+            found = predict_forward(part, anchor)
+        else:
+            found = predict_rows(operator, part, own)
         time_s[mask], half[mask], refused[mask] = found
         known = found.refused == ""
         impossible[mask[known]] = _impossible(operator, select(part, known), table.measured_s[mask[known]])
-    refused[(refused == "") & np.isnan(table.measured_s)] = "no measured time (latency_us above 0)"
+    refused[(refused == "") & np.isnan(table.measured_s)] = "no measured time above 0"
     return Judged(table.rows, table.operator, time_s, half, table.measured_s, refused, impossible)
 
 
 def _impossible(operator: str, rows: Table, measured_s: Float) -> NDArray[np.bool_]:
     keys = [name for name in ("gpu", "dtype", "kv_dtype", "op") if name in rows]
+    if operator == SERVING:
+        keys.append("model")
+    elif operator == FORWARD:
+        keys += ["model", "weights"]
     found = np.zeros(len(measured_s), dtype=bool)
     codes = np.stack([np.unique(rows[key], return_inverse=True)[1] for key in keys])
     for code in np.unique(codes, axis=1).T:
@@ -107,6 +121,39 @@ def report(judged: Judged, groups: Sequence[str] = GROUPS) -> dict[str, Any]:
             "mape_with_them": errors(judged, judged.refused == "")["mape"],
         },
     }
+
+
+def report_beside(table: Measured, anchor: Table | None = None) -> dict[str, Any]:
+    """What a table holds beside what it is judged on.
+
+    Of served models, time to the first token. Of whole passes, how many rows were predicted from the datasheet and how
+    many from a measured point; and without an ``anchor``, how well the row of fewest tokens of each device, engine,
+    model and weights would have served the others.
+    """
+    if FORWARD in table.operator:
+        return _one_point(table, anchor)
+    if "ttft_ms" not in table.rows or SERVING not in table.operator:
+        return {}
+    seconds = table.rows["ttft_ms"] * 1e-3
+    first = table._replace(
+        operator=np.where(table.operator == SERVING, TTFT, table.operator),
+        measured_s=np.where((seconds > 0) & (table.operator == SERVING), seconds, np.nan),
+    )
+    return {"ttft": report(judge(first))}
+
+
+def _one_point(table: Measured, anchor: Table | None) -> dict[str, Any]:
+    judged = judge(table, anchor=anchor)
+    if anchor is not None:
+        by_point = judged.usable & has_point(table.rows, anchor)
+        return {"modes": {"datasheet": int((judged.usable & ~by_point).sum()), "one_point": int(by_point.sum())}}
+    found: dict[str, Any] = {"modes": {"datasheet": int(judged.usable.sum()), "one_point": 0}}
+    anchors, served = one_point_split(table.rows, judged.usable)
+    if not served.any():
+        return found
+    again = judge(table, anchor=select(table.rows, anchors))
+    beside = {"anchors": int(anchors.sum()), "mape_from_datasheet": errors(judged, served)["mape"]}
+    return {**found, "one_point": {**errors(again, served & again.usable), **beside}}
 
 
 def _counted(reasons: NDArray[np.str_]) -> Mapping[str, Any]:

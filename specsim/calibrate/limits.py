@@ -13,12 +13,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from specsim.calibrate.forwards import FORWARD, least_bytes
 from specsim.calibrate.operators import Table
+from specsim.calibrate.serving import SERVING, TTFT, devices_of, lengths, stored_model
 from specsim.cost.operators.attention import kv_element_bytes
 from specsim.cost.operators.elementwise import moved_bytes
 from specsim.cost.operators.gemm import format_of, math_flops_per_s
 from specsim.cost.operators.moe import FORMATS
 from specsim.hardware import Dtype, HardwareProfile
+from specsim.model import kv_bytes, matmul_params
 from specsim.work import Float
 
 MARGIN: Final = 1.05
@@ -47,6 +50,13 @@ def _least(
 ) -> tuple[Float | float, Float | float, Float | float]:
     """Seconds of arithmetic at peak, bytes that must move, and bytes that a loop goes through before it repeats."""
     dtype = facts["dtype"]
+    if operator == FORWARD:
+        weights = np.full(len(rows["gpu"]), least_bytes(facts["model"], facts["weights"]))
+        return 0.0, weights, weights
+    if operator == TTFT:
+        return 0.0, 0.0, 0.0
+    if operator == SERVING:
+        return _serving(rows, device, facts)
     if operator == "gemm":
         weights = rows["n"] * rows["k"] * format_of(dtype).weight_bytes
         flops = 2.0 * rows["m"] * rows["n"] * rows["k"]
@@ -78,6 +88,21 @@ def _attention(
     pairs = batch * heads * q * (context + (q + 1) / 2)
     math = ("fp8", *_16_BIT) if "fp8" in (facts["dtype"], facts["kv_dtype"]) else _16_BIT
     return 2 * pairs * flop_width / _peak(device, math), cache, cache
+
+
+def _serving(
+    rows: Table, device: HardwareProfile, facts: Mapping[str, str]
+) -> tuple[Float | float, Float | float, Float | float]:
+    """A token of each that runs, by Little's law: weights once, their caches, arithmetic of tokens and prompts."""
+    model, (prompt, output) = stored_model(facts["model"], facts["dtype"]), lengths(rows)
+    token_s, first_s = rows["tpot_ms"] * 1e-3, rows["ttft_ms"] * 1e-3 if "ttft_ms" in rows else np.inf
+    running = rows["concurrency"] * output * token_s / (first_s + output * token_s)
+    cache = running * np.array([kv_bytes(model, int(tokens)) for tokens in (prompt + output / 2).tolist()])
+    devices, weights = devices_of(rows), matmul_params(model)
+    moved = (weights * model.weight_bits / 8 + cache) / devices
+    flops = 2 * weights * running * (1 + prompt / output) / devices
+    math = ("fp8", *_16_BIT) if model.weight_dtype == "fp8" else _16_BIT
+    return flops / _peak(device, math), moved, np.full(len(prompt), np.inf)
 
 
 def _peak(device: HardwareProfile, math: tuple[Dtype, ...]) -> float:

@@ -53,17 +53,25 @@ ASSUMED: Final = {
     "cuda_graph": True,
     "distribution": "balanced",
     "model": "",
+    "tp": 1.0,
     "gated": 1.0,
+    "moe_tp": 1.0,
+    "moe_ep": 1.0,
 }
 """What a table without such a column is taken to have meant; an answer names those it used."""
+FORWARD_WORDS: Final = ("model", "weights", "kind", "source")
+"""What says what was run in a table of whole passes; the source may be blank, the others not."""
 VERIFY_TOKENS: Final = 128
 """Most new tokens a sequence that count as decoding or verifying where a cache is behind them; beyond, a prompt."""
 MOST: Final = 1e12
 _MAX_BYTES: Final = 2**30
-_WORDS: Final = ("gpu", "engine", "version", "kernel", "dtype", "kv_dtype", "op", "distribution", "model", "layout")
+_WORDS: Final = (
+    *("gpu", "engine", "version", "kernel", "dtype", "kv_dtype", "op", "distribution", "model", "layout"),
+    *("weights", "kind", "source"),
+)
 _NUMBERS: Final = (
-    *dict.fromkeys(name for kind, names in KINDS.items() if kind not in ("serving", "forward") for name in names),
-    *("weight_copies", "head_dim", "latency_us", "latency_ms", "gated"),
+    *dict.fromkeys(name for names in KINDS.values() for name in names),
+    *("weight_copies", "head_dim", "latency_us", "latency_ms", "gated", "ttft_ms", "moe_tp", "moe_ep"),
 )
 _TRUTHS: Final = {"": "nan", "none": "nan", "true": "1", "false": "0"}
 _SAME: Final = {"bf16": "bfloat16", "fp16": "float16", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}
@@ -199,6 +207,16 @@ def _with_defaults(kind: str, raw: Table, num: int) -> tuple[dict[str, NDArray[A
         }
     elif kind == "gemm":
         wanted += ["weight_copies", "cuda_graph"]
+    elif kind == "serving":
+        wanted += ["model", "tp", "moe_tp", "moe_ep"]
+        rows = {"dtype": _normalised(rows["gemm_dtype"].astype(str)), **rows} if "gemm_dtype" in rows else rows
+    elif kind == "forward":
+        rows, blank = {**{name: np.full(num, "") for name in FORWARD_WORDS}, **rows}, np.isnan(rows["mean_context"])
+        rows["dtype"] = rows["weights"]  # what its errors are grouped by
+        if blank.any():
+            assumed["mean_context"] = "256 where blank"
+        if "prefill_batches" in rows["kind"]:
+            assumed["prompt of prefill_batches"] = "10 tokens"
     for name in wanted:
         if name not in rows:
             rows[name] = np.full(num, ASSUMED[name])
@@ -245,6 +263,8 @@ def _seconds(rows: Table, num: int) -> NDArray[np.float64]:
         values = rows["latency_us"] * 1e-6
     elif "latency_ms" in rows:
         values = rows["latency_ms"] * 1e-3
+    elif "tpot_ms" in rows:
+        values = rows["tpot_ms"] * 1e-3
     else:
         return np.full(num, np.nan)
     return np.asarray(np.where((values > 0) & (values < MOST), values, np.nan))
@@ -256,13 +276,14 @@ _LEAST: Final = {"context": 0.0, "bytes": 0.0, "ep": 1.0}
 def _wrong(kind: str, rows: Table, num: int) -> NDArray[np.str_]:
     """Why a row's shape can be nothing measured, else an empty word."""
     wrong = np.full(num, "", dtype="<U96")
-    if kind in ("serving", "forward"):
-        return np.full(
-            num, f"a {kind} table holds whole passes, which no fit of single operators predicts", dtype="<U96"
-        )
-    names: Sequence[str] = [name for name in KINDS[kind] if name != "op"]
+    names: Sequence[str] = [name for name in KINDS[kind] if name not in ("op", "tpot_ms")]
+    if kind == "forward":
+        names = ["n_tokens"]
+        wrong[rows["mean_context"] < 0] = "mean_context is below 0"
     if kind == "attention":
         names = [*names, "head_dim"]
+    elif kind == "serving":
+        names = [*names, "tp", "moe_tp", "moe_ep"]
     for name in names:
         least = _LEAST.get(name, 1.0)
         bad = ~((rows[name] >= least) & (rows[name] <= MOST)) & (wrong == "")
