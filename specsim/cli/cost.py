@@ -27,6 +27,8 @@ def cost(
     tp: Annotated[int, typer.Option(help="Devices that share each model (tensor parallel).")] = 1,
     weights: Annotated[str | None, typer.Option(help="Store the target's weights in this dtype.")] = None,
     runtime: Annotated[str, typer.Option(help="graph (captured launches) or eager (Python launches each).")] = "graph",
+    engine: Annotated[str, typer.Option(help="Whose kernels and captured sizes: vllm, sglang, trtllm or hf.")] = "",
+    pricing: Annotated[str, typer.Option(help="fitted (kernels, where fitted) or roofline.")] = "fitted",
     ops: Annotated[bool, typer.Option("--ops", help="Also show each operation.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the roofline into this .png or .svg file.")] = None,
     as_json: AsJson = False,
@@ -36,9 +38,9 @@ def cost(
     Counts are per device. The time is that of the pass alone: an engine's step adds host work. Memory is what the
     whole deployment holds: all weights, and the cache at this batch and context.
 
-    JSON: hardware, runtime, tp, level, plot, passes[] of role, model, batch, context_tokens, new_tokens, time_s,
-    time_low_s, time_high_s, flops, bytes, intensity_flops_per_byte, bound, by_bound_s{bound}, memory_bytes, fits;
-    with --ops also ops[] of name, runs, time_s, flops, bytes, bound.
+    JSON: hardware, runtime, engine, pricing, tp, level, plot, passes[] of role, model, batch, context_tokens,
+    new_tokens, time_s, time_low_s, time_high_s, flops, bytes, intensity_flops_per_byte, bound, by_bound_s{bound},
+    memory_bytes, fits; with --ops also ops[] of name, runs, time_s, flops, bytes, bound.
     """
     from specsim.cli.cost_rows import price_passes
     from specsim.cli.cost_view import draw, show_tables
@@ -47,13 +49,13 @@ def cost(
 
     if plot:
         check_plot_path(plot)
-    priced = _cost_model(hardware, _models(target, draft, weights), runtime, tp)
+    priced = _cost_model(hardware, _models(target, draft, weights), runtime, tp, engine, pricing)
     passes = price_passes(priced, _sweep(batch, context, tokens, priced.models["target"]), with_ops=ops)
     if plot:
         draw(plot, priced, passes)
     if as_json:
-        answer = {"hardware": priced.ops.hardware.name, "runtime": runtime, "tp": tp, "level": LEVEL, "plot": plot}
-        print_json("cost", answer | {"passes": passes})
+        asked = {"runtime": runtime, "engine": engine, "pricing": pricing, "tp": tp, "level": LEVEL, "plot": plot}
+        print_json("cost", {"hardware": priced.ops.hardware.name} | asked | {"passes": passes})
         return
     show_tables(priced, passes, runtime)
     if plot:
@@ -88,11 +90,15 @@ def _sweep(batch: str, context: str, tokens: str, target: ModelSpec) -> list[tup
     return [(b, c, n) for b in batches for c in contexts for n in news]
 
 
-def _cost_model(hardware: str, models: dict[Any, ModelSpec], runtime: str, tp: int) -> PassCost:
-    from specsim.cost.model import roofline_cost
+def _cost_model(
+    hardware: str, models: dict[Any, ModelSpec], runtime: str, tp: int, engine: str, pricing: str
+) -> PassCost:
+    from specsim.cost.model import pass_cost
     from specsim.hardware import load_hardware
 
     device = load_hardware(hardware)
     if runtime not in ("graph", "eager"):
         raise InputError("runtime", "must be graph or eager", runtime)
-    return roofline_cost(device, models, runtime, tp)  # type: ignore[arg-type]  # checked above
+    if pricing not in ("fitted", "roofline"):
+        raise InputError("pricing", "must be fitted or roofline", pricing)
+    return pass_cost(device, models, runtime, tp, engine=engine, pricing=pricing)  # type: ignore[arg-type]  # checked

@@ -183,8 +183,9 @@ def pass_cost(
 
 
 def has_fits(hardware: HardwareProfile) -> bool:
-    """Whether operators were fitted to the device, or to others of its vendor's GPUs."""
-    return hardware.kind != "cpu" and (hardware.vendor == "NVIDIA" or bool(load_fit(hardware.name).fits))
+    """Whether operators were fitted to the device, or to others of its vendor's GPUs; they multiply in 16 bits."""
+    is_gpu = hardware.kind != "cpu" and not {"bf16", "fp16"}.isdisjoint(hardware.peak_flops_per_s)
+    return is_gpu and (hardware.vendor == "NVIDIA" or bool(load_fit(hardware.name).fits))
 
 
 def roofline_cost(
