@@ -7,13 +7,14 @@ measured point (another row of the same device, engine, model and weights) ancho
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specsim.calibrate.operators import Table, groups
 from specsim.calibrate.predict import REASON_CHARS, Prediction
+from specsim.cost.engine import Engine
 from specsim.cost.fits import OperatorFit, load_fit, profile_name
 from specsim.cost.forward import ENGINES, ForwardShape, build_of, forward_pass, known_kind, price
 from specsim.cost.model import pass_cost
@@ -94,7 +95,8 @@ def _price(key: tuple[str, ...], rows: Table, index: NDArray[np.int64]) -> Price
     storage, name = storage_format(weights), ENGINES.get(engine.strip().lower())
     if name is None:
         work = forward_pass(kind, n, context)
-        ops = pass_cost(hardware, {"target": _plain(model, storage, weights)})
+        known = engine if engine in get_args(Engine) else ""
+        ops = pass_cost(hardware, {"target": _plain(model, storage, weights)}, engine=known)
         cost = ops.price(work)
         half = _SURE * np.sqrt(cost.log_variance(ops.log_sd))
         return Priced(index, cost, half, float(np.mean(half)))

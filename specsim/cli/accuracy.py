@@ -26,12 +26,12 @@ def accuracy(
 ) -> None:
     """Predict every row of a table and say how far off; without one, write the accuracy page from the measurements.
 
-    Errors are of single operators as benchmarks time them, or of served models. Rows that nothing predicts are counted under refused, rows
-    faster than the datasheet allows under impossible; neither is in the errors.
+    Errors are of single operators as benchmarks time them, of whole passes, or of served models. Rows that nothing
+    predicts are counted under refused, those faster than the datasheet allows under impossible; neither is in errors.
 
     JSON: table, operators, rows, mape, median_ape, p90_ape, bias, coverage_90, groups{gpu, engine, dtype}{name},
-    refused of rows and reasons, impossible of rows, by_gpu and mape_with_them, assumed; all errors are fractions. Served
-    models are judged on time per output token; time to the first is under ttft, with the same names. Of whole passes,
+    refused of rows and reasons, impossible of rows, by_gpu and mape_with_them, assumed; all errors are fractions.
+    Served models are judged on time per output token; time to the first is under ttft, same names. Of whole passes,
     modes counts rows predicted from the datasheet and from a point of --anchor; without one, one_point has the errors
     (and mape_from_datasheet) of all rows but one of each device, engine, model and weights, that one measured.
     Without a table: page, plots, rows[].

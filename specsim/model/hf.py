@@ -32,6 +32,8 @@ _TUNED: Final = frozenset(("instruct", "chat", "it", "hf", "base"))
 _OTHERWISE: Final = {
     "mistral7b": "mistral-7b-v0.1",
     "mixtral": "mixtral-8x7b",
+    "llama8b": "llama-3.1-8b",
+    "llama1b": "llama-3.2-1b",
     "granitemoe3b": "granite-3.0-3b-a800m",
     "granitemoe1b": "granite-3.0-1b-a400m",
     "phi3mini4k": "phi-3-mini",
