@@ -27,6 +27,8 @@ BESIDE_BENCHMARK_SD: Final = {"memory": 0.05, "compute": 0.15, "launch": 0.15, "
 """Log spread of a model's kernels beside the same kernels in a loop of their own: neighbours that share the cache, a
 clock that falls under load. Assumed, of the size of engines' and versions' differences on one GPU (5 to 9 % of bf16
 GEMM between cuBLAS versions); arithmetic more, as real data and long runs lower the clock."""
+_KERNELS_OF: Final = {"trtllm": "moe_torch_flow"}
+"""How names of an engine's kernels begin, where not with its own."""
 _LAUNCHES: Final = {"vllm": "vLLM_custom", "sglang": "SGLang_CustomAllReduce"}
 
 
@@ -93,8 +95,8 @@ class FittedOps:
         return self._found[key]
 
     def _preference(self, fit: OperatorFit) -> tuple[bool, bool, bool, int]:
-        kernel = fit.operator.split(" ", 1)[1]
-        return kernel.startswith(self.engine), fit.version == self.version, fit.engine != "any", fit.points
+        kernel, prefix = fit.operator.split(" ", 1)[1], _KERNELS_OF.get(self.engine, self.engine)
+        return kernel.lower().startswith(prefix), fit.version == self.version, fit.engine != "any", fit.points
 
     @cached_property
     def _own(self) -> DeviceFit:
@@ -165,13 +167,14 @@ class FittedOps:
 
 _TABLE_DTYPE: Final = {
     "bf16": "bfloat16",
-    "fp16": "float16",
+    "fp16": "bfloat16",
     "fp8": "fp8",
     "int8": "sq",
     "int4": "int4_wo",
     "mxfp4": "int4_wo",
 }
-"""Dtypes of models by the names of measured tables. Dense MXFP4 layers were not measured: as many bits, like int4."""
+"""Dtypes of models by the names of measured tables. fp16 runs at the speed of bf16, of which tables are newer. Dense
+MXFP4 layers were not measured: as many bits, like int4."""
 _ELEMENTWISE: Final = {
     "embedding": "elementwise emb",
     "norm": "elementwise input_layernorm",

@@ -83,7 +83,7 @@ def attention_call(op: Attention, device: HardwareProfile, engine: str, find: Fi
         context = np.minimum(context, call.window_tokens - 1.0)
     is_short = (new <= VERIFY_TOKENS) & (context > 0) & (seqs > 0)
     is_prompt = ~is_short & (seqs > 0)
-    parts, variance = np.zeros((*seqs.shape[:-1], 6)), np.zeros(seqs.shape[:-1])
+    parts, variance = by_bound(seqs.shape[:-1]), np.zeros(seqs.shape[:-1])
     if is_short.any():
         short = _decode(op, np.where(is_short, seqs, 0.0), new, context, device, engine, find)
         if short is None:
@@ -169,7 +169,7 @@ def _attention_parts(
     return Timed(split(time_s, memory_s, compute_s, floor_s * there), log_sd)
 
 
-_KV: Final = {"bf16": "bfloat16", "fp16": "float16", "fp32": "bfloat16"}
+_KV: Final = {"bf16": "bfloat16", "fp16": "bfloat16"}
 
 
 def experts_call(op: Experts, device: HardwareProfile, fit: OperatorFit) -> Timed:

@@ -68,7 +68,7 @@ def error(step: Step, pricing: Pricing = "fitted") -> float:
 def test_a_published_step(step: Step) -> None:
     """Errors as of writing, in percent, in the order of the table (negative: predicted too quick).
 
-    +1, +6, +1, +4, 0 on H100, H200, GH200; +2, +7, +3, +4, +6 on H20; -2, -11, -18 in eager Python on A100. H20 and
+    +1, +6, +1, +4, 0 on H100, H200, GH200; +2, +7, +3, +4, +6 on H20; -2, -11, -12 in eager Python on A100. H20 and
     GH200 have no fits of their own.
 
     Not all of it is a prediction: the host's 0.4 ms of a graph engine were read off the GH200 8B row, and the 0.55 ms
