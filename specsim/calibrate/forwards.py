@@ -110,7 +110,10 @@ def _device(gpu: str) -> HardwareProfile:
     name = profile_name(gpu)
     if name not in hardware_names():
         raise InputError("gpu", "has no profile", gpu)
-    return load_hardware(name)
+    hardware = load_hardware(name)
+    if hardware.kind == "cpu":
+        raise InputError("gpu", "must be a GPU: no passes of a CPU are fitted", gpu)
+    return hardware
 
 
 def _plain(model: ModelSpec, storage: StorageFormat, weights: str) -> ModelSpec:

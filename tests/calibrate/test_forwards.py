@@ -35,6 +35,7 @@ def test_a_table_of_one_point_is_predicted_from_the_datasheet(tmp_path: Path) ->
 def test_rows_that_can_not_be_are_refused_with_reasons(tmp_path: Path) -> None:
     bad = {
         "GTX-1,llama.cpp,Llama-3-8B,f16,microbatch,1,256,1,": "gpu: has no profile",
+        "cpu-epyc-zen4-1core,llama.cpp,Llama-3-8B,f16,microbatch,1,256,1,": "gpu: must be a GPU",
         "RTX-3090,llama.cpp,Nobody-9B,f16,microbatch,1,256,1,": "bundled name",
         "RTX-3090,llama.cpp,Llama-3-8B,q9,microbatch,1,256,1,": "weights: must be one of",
         "RTX-3090,llama.cpp,Llama-3-8B,f16,dream,1,256,1,": "kind: must be one of",
