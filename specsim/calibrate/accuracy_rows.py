@@ -20,6 +20,8 @@ from specsim.calibrate.elementwise import elementwise_heldout_report
 from specsim.calibrate.gemm_fits import TOKEN_RANGES, gemm_heldout_report
 from specsim.calibrate.moe import moe_heldout_report
 from specsim.calibrate.prefill import prefill_heldout_report
+from specsim.calibrate.serving_fits import heldout_rows, known_rows
+from specsim.calibrate.serving_fits import seen_rows as served_rows
 from specsim.calibrate.tables import load_measured
 from specsim.errors import InputError
 
@@ -51,6 +53,8 @@ def accuracy_rows(data_dir: Path) -> list[Row]:
     rows = [row for name in FILES for row in seen_rows(data_dir / "gpu_ops" / f"{name}.parquet")]
     for report in REPORTS:
         rows += report(data_dir)
+    served = known_rows(data_dir / "gpu_ops" / "silicon_e2e.parquet")
+    rows += [*heldout_rows(served), *served_rows(served)]
     dense = gemm_heldout_report(data_dir, GEMM_ROWS)
     return rows + [{**row, "operator": _layered(row["operator"], row["split"] == "unseen models")} for row in dense]
 

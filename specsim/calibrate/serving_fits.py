@@ -22,11 +22,11 @@ import numpy as np
 from specsim.calibrate.accuracy import UNSTATED
 from specsim.calibrate.limits import is_impossible
 from specsim.calibrate.operators import heldout, quantile_90, select
-from specsim.calibrate.serving import SERVING, TTFT, UNEXPLAINED, Priced, mean_ttft_s, price_rows
+from specsim.calibrate.serving import SERVING, TTFT, Priced, is_unexplained, mean_ttft_s, price_rows
 from specsim.calibrate.tables import load_measured
 from specsim.cost.fits import HeldOut, profile_name
 from specsim.cost.serving import Load, ServingParams, StepTimes, closed_loop
-from specsim.cost.serving_fits import FILE, Kind, ServingFit, ServingFits
+from specsim.cost.serving_fits import FILE, Kind, ServingFit, ServingFits, load_serving_fits
 from specsim.errors import InputError
 from specsim.hardware import hwprofiles_dir, load_hardware
 from specsim.work import Float
@@ -44,6 +44,7 @@ PRIOR_SD: Final = {
     "layer_s": 0.8,
 }
 """Log spread of each number about its parent's: kernels were measured on the same devices, hosts were not."""
+SEEN: Final = "served, seen"
 NOISE: Final = 0.1
 """Log error of one row that is not the parameters': operators' fits, and what steady states leave out."""
 ROWS_COUNTED: Final = 12
@@ -84,9 +85,7 @@ def known_rows(path: Path) -> list[Known]:
         InputError: when the table can not be read.
     """
     table = load_measured(path, "silicon_e2e")
-    usable = (table.wrong == "") & ~np.isnan(table.measured_s)
-    for model, version in UNEXPLAINED:
-        usable &= (table.rows["model"] != model) | (table.rows["version"] != version)
+    usable = (table.wrong == "") & ~np.isnan(table.measured_s) & ~is_unexplained(table.rows)
     rows = select(table.rows, usable)
     ttft = rows["ttft_ms"] * 1e-3 if "ttft_ms" in rows else np.full(len(rows["gpu"]), np.nan)
     found = list[Known]()
@@ -130,9 +129,10 @@ def _fit(known: Sequence[Known], parent: ServingParams, share: float, outside: F
         linear = np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error**2) - 1))
         return np.concatenate([linear, (theta - start) / spread])
 
-    found = least_squares(residuals, start, diff_step=1e-3, max_nfev=_MOST_STEPS)
+    found = least_squares(residuals, start, diff_step=[1e-3] * len(start), max_nfev=_MOST_STEPS)
     params = _params(found.x)
-    log_sd = np.sqrt(np.diag(np.linalg.inv(found.jac.T @ found.jac)))
+    slopes: Float = np.asarray(found.jac, dtype=float)
+    log_sd = np.sqrt(np.diag(np.linalg.inv(slopes.T @ slopes)))
     named = dict(zip(_NAMES, log_sd.tolist(), strict=True))
     return Node(params, *_waiting(times, params, known, outside), named, len(tpot))
 
@@ -196,10 +196,10 @@ def _nearest(nodes: Nodes, known: Known) -> Node:
 
 
 SPLITS: Final[Mapping[str, Callable[[Known], str]]] = {
-    "unseen models": lambda k: _fact(k, "model"),
-    "unseen models of an engine": lambda k: f"{_fact(k, 'model')} {_fact(k, 'engine')}",
-    "unseen GPU": lambda k: _fact(k, "gpu"),
-    "unseen devices": lambda k: f"tp {_fact(k, 'tp')}",
+    "served, unseen models": lambda k: _fact(k, "model"),
+    "served, unseen models of an engine": lambda k: f"{_fact(k, 'model')} {_fact(k, 'engine')}",
+    "served, unseen GPU": lambda k: _fact(k, "gpu"),
+    "served, unseen numbers of devices": lambda k: f"{_fact(k, 'tp')} devices",
 }
 """What is left out whole. All dense rows of a campaign are of one model: a model left out is a campaign left out."""
 
@@ -242,19 +242,38 @@ def heldout_rows(known: Sequence[Known]) -> list[dict[str, Any]]:
     return rows
 
 
+def seen_rows(known: Sequence[Known]) -> list[dict[str, Any]]:
+    """Errors of the bundled fits on the rows that they were made of."""
+    fits, rows = load_serving_fits(), list[dict[str, Any]]()
+    for kind in ("dense", "experts"):
+        left = list[Left]()
+        for k in known:
+            if k.priced.kind == kind:
+                fit = k.priced.fit(fits)
+                served = closed_loop(k.priced.times, fit.params)
+                left.append(Left(k, kind, served.tpot_s, mean_ttft_s(served, fit.first_wave, fit.outside)))
+        for operator, ttft in ((f"{SERVING}, {kind}", False), (f"{TTFT}, {kind}", True)):
+            rows += _by_group(left, operator, SEEN, ttft)
+    return rows
+
+
 def _by_group(left: Sequence[Left], operator: str, split: str, ttft: bool) -> list[dict[str, Any]]:
     """All, then by what a deployment is; the rows of a group share the intervals of the whole."""
     if not left:
         return []
     predicted = np.concatenate([item.ttft_s if ttft else item.tpot_s for item in left])
     measured = np.concatenate([item.known.ttft_s if ttft else item.known.tpot_s for item in left])
-    half, some = half_widths(left, ttft), ~np.isnan(measured)
+    half, some = _widths(left, split, ttft), ~np.isnan(measured)
     clients = np.concatenate([item.known.priced.times.load.concurrency for item in left])
     words = {"all": np.full(len(some), "all", dtype="<U160")}
-    for name in ("gpu", "engine", "version", "dtype", "model", "tp"):
-        parts = [np.full(len(item.tpot_s), f"{item.known.priced.facts[name]}", dtype="<U160") for item in left]
+    for name in ("gpu", "engine", "model", "tp"):
+        parts = [
+            np.full(len(item.tpot_s), f"{item.known.priced.facts[name]:{'g' * (name == 'tp')}}", dtype="<U160")
+            for item in left
+        ]
         words[name] = np.concatenate(parts)
-    words["clients"] = np.array([f"{2 ** int(np.log2(c))} or more" for c in clients.tolist()])
+    least = 4 ** np.floor(np.log(clients) / np.log(4) + 1e-9).astype(int)
+    words["clients"] = np.array([f"{c} to {4 * c - 1}" for c in least.tolist()])
     found = list[dict[str, Any]]()
     for by, values in words.items():
         for value in np.unique(values).tolist():
@@ -274,13 +293,21 @@ def _by_group(left: Sequence[Left], operator: str, split: str, ttft: bool) -> li
     return found
 
 
+def _widths(left: Sequence[Left], split: str, ttft: bool) -> Float:
+    """Of rows left out, from the other groups; of rows seen, those of their fits."""
+    if split != SEEN:
+        return half_widths(left, ttft)
+    fits, name = load_serving_fits(), "ttft_quantile_90" if ttft else "quantile_90"
+    return np.concatenate([np.full(len(x.tpot_s), getattr(x.known.priced.fit(fits), name)) for x in left])
+
+
 def serving_fits(known: Sequence[Known]) -> ServingFits:
     """Every fit, with its interval and errors from models left out."""
     fits = list[ServingFit]()
     kinds: tuple[Kind, ...] = ("dense", "experts")
     for kind in kinds:
         mine = [k for k in known if k.priced.kind == kind]
-        left = leave_out(mine, SPLITS["unseen models of an engine"]) if mine else []
+        left = leave_out(mine, SPLITS["served, unseen models of an engine"]) if mine else []
         if not left:
             continue
         (tpot, tpot_width), (ttft, ttft_width) = _judged(left, ttft=False), _judged(left, ttft=True)
@@ -318,7 +345,8 @@ def main(arguments: Sequence[str]) -> None:
     """Fit, write, and print the errors."""
     known = known_rows(Path(arguments[0]))
     print(save(serving_fits(known)))
-    for row in heldout_rows(known):
+    load_serving_fits.cache_clear()
+    for row in [*heldout_rows(known), *seen_rows(known)]:
         figures = ("rows", "mape", "median_ape", "bias", "coverage_90")
         print(row["operator"], row["split"], row["by"], row["group"], *(f"{n}={row[n]:.3g}" for n in figures))
 

@@ -49,6 +49,7 @@ def page(rows: Sequence[Row]) -> str:
     parts += [words.GPU, _by_operator(rows, (words.UNSEEN_GPU, words.FROM_MEMORY)), ""]
     parts += [_grouped(rows, (words.UNSEEN_GPU,), ("gpu",)), words.TOKENS, _tokens(rows)]
     parts += ["\n## Shapes seen\n", _by_operator(rows, ("seen",)), "", _grouped(rows, ("seen",))]
+    parts += [words.SERVED, _served(rows)]
     parts += ["", words.FLOOR, _impossible(rows), words.MISSING]
     return "\n".join(parts)
 
@@ -79,6 +80,26 @@ def _grouped(rows: Sequence[Row], splits: tuple[str, ...], keys: tuple[str, ...]
     found = pick(rows, split=splits, by=keys, tokens="all")
     found.sort(key=lambda r: (OPERATORS.index(r["operator"]), keys.index(r["by"]), r["group"]))
     return _table(("operator", "by", "group"), ((r["operator"], r["by"], r["group"], *cells(r)) for r in found))
+
+
+def _served(rows: Sequence[Row]) -> str:
+    """Served models by split; then those left out by engine, model, devices and clients; the last sorted as numbers."""
+    found = [r for r in rows if r["split"] in words.SERVED_SPLITS and r["by"] == "all"]
+    found.sort(key=lambda r: (r["operator"], words.SERVED_SPLITS.index(r["split"])))
+    whole = _table(("what", "split"), ((r["operator"], r["split"], *cells(r)) for r in found))
+    keys = ("gpu", "engine", "model", "tp", "clients")
+    parts = pick(rows, split=words.SERVED_SPLITS[1], by=keys, operator=("serving, dense", "serving ttft, dense"))
+    parts.sort(key=lambda r: (r["operator"], keys.index(r["by"]), _leading(r["group"]), r["group"]))
+    return (
+        whole
+        + "\n\n"
+        + _table(("what", "by", "group"), ((r["operator"], r["by"], r["group"], *cells(r)) for r in parts))
+    )
+
+
+def _leading(group: str) -> int:
+    first = group.split(" ")[0]
+    return int(first) if first.isdigit() else 0
 
 
 def _tokens(rows: Sequence[Row]) -> str:
