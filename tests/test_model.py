@@ -85,6 +85,7 @@ PUBLISHED: dict[str, float] = {
     "phi-2": 2_779_683_840,
     "phi-3-mini": 3_821_079_552,
     "phi-4": 14_659_507_200,
+    "phi-4-mini": 3_836_021_760,
     "mixtral-8x7b": 46_702_792_704,
     "mixtral-8x22b": 140_630_071_296,
     "gpt-oss-20b": 20.91e9,  # gpt-oss model card (arXiv:2508.10925), table 1

@@ -28,7 +28,7 @@ _FAMILIES: Final[dict[str, Callable[[Fields], ModelSpec]]] = {  # each function 
 }
 _CONFIGS = Path(__file__).parent / "configs"
 _TUNED: Final = frozenset(("instruct", "chat", "it", "hf", "base"))
-# Names that published tables use for a bundled shape.
+# Names that published tables use for a bundled shape, or for a model that has the shape of a bundled one.
 _OTHERWISE: Final = {
     "mistral7b": "mistral-7b-v0.1",
     "mixtral": "mixtral-8x7b",
@@ -36,7 +36,11 @@ _OTHERWISE: Final = {
     "llama1b": "llama-3.2-1b",
     "granitemoe3b": "granite-3.0-3b-a800m",
     "granitemoe1b": "granite-3.0-1b-a400m",
-    "phi3mini4k": "phi-3-mini",
+    **dict.fromkeys(("phi3mini4k", "phi3mini128k", "phi3.5mini"), "phi-3-mini"),
+    "mistral7bv0.2": "mistral-7b-v0.1",
+    "deepseekr1distillllama8b": "llama-3.1-8b",
+    "deepseekcoderv2lite": "deepseek-v2-lite",
+    **{f"qwen2{size}": f"qwen2.5-{size}" for size in ("0.5b", "1.5b", "7b", "72b")},
 }
 # Sizes that any decoder config must state; what an unknown architecture is told.
 _SHAPE_FIELDS = (
