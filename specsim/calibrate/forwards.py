@@ -37,7 +37,7 @@ SPREADS: Final = {"common": 0.05, "memory": 0.10, "compute": 0.10, "launch": 0.3
 NOISE: Final = 0.03
 """Of a single measurement, in log time."""
 _SURE: Final = 1.645  # a normal's 90 % interval, in standard deviations
-_PLAIN: Final[dict[Arithmetic, Dtype]] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+_PLAIN: Final[dict[Arithmetic, Dtype]] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
 
 
 class Priced(NamedTuple):
@@ -122,7 +122,7 @@ def _plain(model: ModelSpec, storage: StorageFormat, weights: str) -> ModelSpec:
         return quantized(model, _PLAIN[storage.arithmetic])
     if storage.arithmetic == "w16":
         return quantized(quantized(model, "fp16"), "int4" if storage.layer_bits < 8 else "int8")
-    raise InputError("weights", f"must be plain or int4, int8, outside {', '.join(sorted(set(ENGINES)))}", weights)
+    raise InputError("weights", f"must be plain, fp8, int8 or int4 outside {', '.join(sorted(set(ENGINES)))}", weights)
 
 
 def engine_fit(operator: str, engine: str) -> OperatorFit:

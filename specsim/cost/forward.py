@@ -122,7 +122,7 @@ def tiling_of(shape: ForwardShape) -> Tiling:
 
     llama.cpp: vector kernels to 8 tokens; integer tiles of any width that unpack in front; plain weights go to the
     library in tiles of 64, or in newer builds to small tiles first. TensorRT-Edge-LLM: the AWQ kernels (vectors below 8
-    tokens, then tiles of 64 rows by 128 columns), NVFP4 and plain weights in tiles of 128 and 64.
+    tokens, then tiles of 64 rows by 128 columns), FP8, NVFP4 and plain weights in tiles of 128 and 64.
     """
     packed = shape.storage.is_packed
     if shape.engine == "llama.cpp":
@@ -130,7 +130,7 @@ def tiling_of(shape: ForwardShape) -> Tiling:
             return Tiling(8, 1, unpacks=True)
         small = 64.0 if shape.build >= MORE_SMALL_TILES_SINCE else 0.0
         return Tiling(16 if shape.build >= SMALL_TILES_SINCE else 8, 64, small)
-    if shape.storage.arithmetic == "fp4":
+    if shape.storage.arithmetic in ("fp8", "fp4"):
         return Tiling(1, 128)
     return Tiling(7, 64, by_column=packed)
 

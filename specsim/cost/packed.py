@@ -27,6 +27,7 @@ _KIN: Final[dict[str, tuple[Dtype, ...]]] = {
     "fp16": ("fp16", "bf16"),
     "w16": ("fp16", "bf16"),
     "int8": ("int8", "fp16", "bf16"),
+    "fp8": ("fp8", "bf16", "fp16"),
     "fp4": ("fp4", "fp8", "bf16", "fp16"),
 }
 """Rates that an arithmetic runs at, the first that a device has."""
@@ -39,7 +40,8 @@ class PackedParams(Document):
         mem_float, mem_packed, mem_cache: Share of the DRAM bandwidth: plain weights, packed weights, KV cache.
         vector_float, vector_packed: Share of the fp32 rate that vector kernels reach.
         tensor_fp32, tensor_bf16, tensor_fp16, tensor_int8, tensor_fp4, tensor_w16: Share of the tensor rate by what the
-            format is multiplied in; of fp16 it may exceed 1 where consumer GPUs double it with fp16 accumulation.
+            format is multiplied in (fp8 as fp4, in want of rows); of fp16 it may exceed 1 where consumer GPUs double
+            it with fp16 accumulation.
         small_group: Tensor share of formats with a scale per 16 weights, relative to 32 or more: half the products of
             an integer tensor instruction must be scaled apart.
         unpack_tokens: Tokens whose arithmetic takes as long as unpacking the weights once per pass.
@@ -149,8 +151,8 @@ class PackedOps:
     @property
     def _tensor_flops_per_s(self) -> float:
         p, name = self.params, self.storage.arithmetic
-        share = {"fp32": p.tensor_fp32, "bf16": p.tensor_bf16, "fp16": p.tensor_fp16, "fp4": p.tensor_fp4,
-                 "int8": p.tensor_int8, "w16": p.tensor_w16}[name]  # fmt: skip
+        share = {"fp32": p.tensor_fp32, "bf16": p.tensor_bf16, "fp16": p.tensor_fp16, "w16": p.tensor_w16,
+                 "int8": p.tensor_int8, "fp8": p.tensor_fp4, "fp4": p.tensor_fp4}[name]  # fmt: skip
         narrow = p.small_group if name == "int8" and self.storage.group == 16 else 1.0
         return tensor_peak(self.hardware, name) * share * narrow
 

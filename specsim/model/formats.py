@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 from specsim.errors import InputError
 from specsim.model.spec import Dtype, ModelSpec
 
-Arithmetic = Literal["fp32", "bf16", "fp16", "int8", "fp4", "w16"]
+Arithmetic = Literal["fp32", "bf16", "fp16", "int8", "fp8", "fp4", "w16"]
 """What a format is multiplied in for many tokens; ``w16`` is widened to 16 bits first (weight-only formats)."""
 
 
@@ -73,6 +73,7 @@ FORMATS: Final[dict[str, StorageFormat]] = {
     # The head stays in 16 bits, but for NVFP4, whose step times on Jetson Thor leave room for 8 bits at most.
     "int4": StorageFormat(_GROUPS_OF_128, _16, "w16", 128),
     "int8": StorageFormat(8.0, _16, "w16"),
+    "fp8": StorageFormat(8.0, _16, "fp8"),
     "nvfp4": StorageFormat(4 + 8 / 16, 8.0, "fp4", 16),
 }
 _SAME: Final[dict[str, str]] = {
@@ -90,7 +91,7 @@ _SAME: Final[dict[str, str]] = {
 
 
 def storage_format(name: str) -> StorageFormat:
-    """The format of that name, in any case. Raises InputError naming the known ones.
+    """The format of that name, in any case. Raises InputError for an unknown one.
 
     >>> storage_format("Q4_0").layer_bits, storage_format("int4_awq").head_bits
     (4.5, 16.0)
@@ -98,7 +99,8 @@ def storage_format(name: str) -> StorageFormat:
     key = name.strip().lower()
     key = _SAME.get(key, key)
     if key not in FORMATS:
-        raise InputError("weights", f"must be one of {', '.join(sorted((*FORMATS, *_SAME)))}", name)
+        limit = "must be f32, bf16, f16, a type of GGUF (q4_0, q4_k_m, ...), fp8, int8, int4 or nvfp4"
+        raise InputError("weights", limit, name)
     return FORMATS[key]
 
 

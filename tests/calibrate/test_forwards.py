@@ -37,9 +37,9 @@ def test_rows_that_can_not_be_are_refused_with_reasons(tmp_path: Path) -> None:
         "GTX-1,llama.cpp,Llama-3-8B,f16,microbatch,1,256,1,": "gpu: has no profile",
         "cpu-epyc-zen4-1core,llama.cpp,Llama-3-8B,f16,microbatch,1,256,1,": "gpu: must be a GPU",
         "RTX-3090,llama.cpp,Nobody-9B,f16,microbatch,1,256,1,": "bundled name",
-        "RTX-3090,llama.cpp,Llama-3-8B,q9,microbatch,1,256,1,": "weights: must be one of",
+        "RTX-3090,llama.cpp,Llama-3-8B,q9,microbatch,1,256,1,": "weights: must be f32",
         "RTX-3090,llama.cpp,Llama-3-8B,f16,dream,1,256,1,": "kind: must be one of",
-        "RTX-3090,vllm,Llama-3-8B,q4_0,decode_step,1,256,1,": "must be plain or int4",
+        "RTX-3090,vllm,Llama-3-8B,q4_0,decode_step,1,256,1,": "must be plain, fp8",
         "RTX-3090,llama.cpp,Llama-3-8B,f16,microbatch,0,256,1,": "n_tokens is blank",
         "RTX-3090,llama.cpp,Llama-3-8B,f16,microbatch,1,-4,1,": "mean_context is below 0",
     }
