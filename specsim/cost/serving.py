@@ -82,7 +82,7 @@ class ServingParams(Document):
     skew_s: float = Field(5e-7, gt=0)
     step_s: float = Field(3e-4, gt=0)
     seq_s: float = Field(8e-6, gt=0)
-    token_s: float = Field(6e-5, gt=0)
+    token_s: float = Field(4e-5, gt=0)
     layer_s: float = Field(3e-4, gt=0)
 
 
@@ -204,7 +204,7 @@ def solve(times: StepTimes, decode_s: Float, prompt_s: Float) -> Served:
     >>> times = StepTimes(load, *np.ones((2, 1)), *np.ones((2, 1)), *np.ones((2, 1, 1, 1)))
     >>> served = solve(times, np.full((1, NUM_SIZES), 0.010), np.full((1, NUM_SIZES), 0.030))
     >>> round(float(served.tpot_s[0]) * 1e3, 2)  # the 7 others add 20 ms each to 100 tokens: 11.4, less their waiting
-    11.35
+    11.36
     """
     clients = np.minimum(times.load.concurrency, times.load.slots)
     others, tokens = clients - 1, np.maximum(times.load.output_tokens - 1, 1)

@@ -276,11 +276,17 @@ def test_the_page_says_what_was_met_and_what_missed() -> None:
         page_row("gemm", "unseen shapes", 0.2, 0.5, by="gpu", group="L40S"),
         page_row("gemm", "unseen shapes", 0.3, 0.5, by="fit", group="L40S vllm 1 fp8"),
         page_row("gemm", "seen", 0.1, impossible=7),
+        page_row("serving, dense", "served, unseen models", 0.09),
+        page_row("serving, dense", "served, unseen models of an engine", 0.07),
+        page_row("serving, dense", "served, unseen models of an engine", 0.06, by="tp", group="8"),
     ]
     lines = page(rows).splitlines()
     targets = [line for line in lines if line.endswith(("| met |", "| missed |"))]
-    assert [line.split("|")[-2].strip() for line in targets] == ["met", "missed", "met", "met", "missed", "met"]
-    assert "74.0 %" in targets[4] and "lowest gemm on L40S: 50.0 %" in targets[4]  # (0.5 + 0.98) / 2 of as many rows
+    assert [line.split("|")[-2].strip() for line in targets] == [
+        *("met", "missed", "met", "met"),
+        *("missed", "met", "missed", "met"),
+    ]
+    assert "74.0 %" in targets[6] and "lowest gemm on L40S: 50.0 %" in targets[6]  # (0.5 + 0.98) / 2 of as many rows
     assert any("gemm 7." in line for line in lines) and any("L40S vllm 1 fp8" in line for line in lines)
 
 
