@@ -12,7 +12,20 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from specsim.cli import accuracy, calibrate, cost, demo, export, generate, hardware, model, simulate, tune, validate
+from specsim.cli import (
+    accuracy,
+    calibrate,
+    cost,
+    demo,
+    export,
+    generate,
+    hardware,
+    model,
+    simulate,
+    solve,
+    tune,
+    validate,
+)
 from specsim.errors import SpecsimError
 
 BAD_INPUT: Final = 2
@@ -31,6 +44,7 @@ for command in (
     tune.tune,
     export.export,
     simulate.simulate,
+    solve.solve,
     cost.cost,
     calibrate.calibrate,
     validate.validate,

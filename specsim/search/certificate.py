@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specsim.acceptance.profile import as_floats, checked_probs
 from specsim.errors import InputError
 
 Array = NDArray[np.float64]
@@ -23,7 +24,7 @@ class Certificate:
         bound: No candidate of the searched space exceeds this; equal to the answer, as all three are exact.
     """
 
-    kind: Literal["scan", "best_first", "dynamic_program"]
+    kind: Literal["scan", "best_first", "dynamic_program", "branch_and_bound"]
     bound: float
 
 
@@ -45,6 +46,13 @@ def checked_costs(field: str, costs: ArrayLike, num_needed: int | None = None, *
         entry = int(wrong.argmax())
         raise InputError(f"{field}[{entry}]", f"must be {'>' if positive else '>='} 0 and finite", float(table[entry]))
     return table
+
+
+def probs_or_none(field: str, probs: ArrayLike) -> Array:
+    """A list of probabilities, possibly empty, or InputError."""
+    if np.size(probs) == 0:
+        return np.empty(0)
+    return checked_probs(field, as_floats(field, probs, ndim=1))
 
 
 def checked_count(field: str, count: int, at_least: int, at_most: int | None = None) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from specsim.search.certificate import Array
+from specsim.search.max_plus import with_first
 
 Path = tuple[int, ...]
 
@@ -45,19 +46,9 @@ def _forests(rows: Array, max_nodes: int, solved: dict[bytes, list[Array]]) -> l
         if len(rows):
             subtree = 1 + _forests(rows[1:], max_nodes, solved)[0]
             for prob in rows[0, ::-1]:
-                forests.append(_with_first(prob * subtree, forests[-1], max_nodes))
+                forests.append(with_first(prob * subtree, forests[-1], max_nodes))
         solved[key] = forests[::-1]
     return solved[key]
-
-
-def _with_first(first: Array, rest: Array, max_nodes: int) -> Array:
-    """Best sum of a first subtree of 1.. nodes and the ``rest`` of 0.. nodes, by their total from 0."""
-    best = np.full(min(len(first) + len(rest), max_nodes + 1), -np.inf)
-    best[0] = 0.0
-    for num_first, value in enumerate(first[: len(best) - 1], start=1):
-        part = best[num_first : num_first + len(rest)]
-        np.maximum(part, value + rest[: len(part)], out=part)
-    return best
 
 
 def _paths(rows: Array, num_left: int, max_nodes: int, solved: dict[bytes, list[Array]]) -> list[Path]:

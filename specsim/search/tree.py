@@ -83,19 +83,33 @@ def best_trees_by_size(
     >>> best.tree(2, 4).paths()
     ((0,), (1,), (0, 0))
     """
-    table = checked_accept_prob(accept_prob)
     checked_count("max_nodes", max_nodes, 1, MAX_NODES)
+    tokens, paths = trees_by_limit(accept_prob, max_nodes, max_depth, rank_order)
+    kind: Literal["best_first", "dynamic_program"] = "best_first"
+    if rank_order == "ordered" and not ranks_fall(accept_prob, max_depth):
+        kind = "dynamic_program"
+    return TreesBySize(tokens, kind, paths)
+
+
+def trees_by_limit(
+    accept_prob: ArrayLike, max_nodes: int, max_depth: int, rank_order: RankOrder
+) -> tuple[Array, Callable[[int, int], list[Path]]]:
+    """As ``best_trees_by_size``, as bare arrays: tokens per round, and the paths of a tree by depth limit and size."""
+    table = checked_accept_prob(accept_prob)
+    checked_count("max_nodes", max_nodes, 1)
     checked_count("max_depth", max_depth, 0)
     if max_depth > len(table):
         raise InputError("max_depth", f"must be <= {len(table)}, the depth of the acceptance table", max_depth)
     if rank_order not in ("free", "ordered"):
         raise InputError("rank_order", "must be 'free' or 'ordered'", rank_order)
-    table = table[:max_depth]
-    if rank_order == "ordered" and (np.diff(table, axis=1) > 0).any():
-        tokens, paths = ordered_trees(table, max_nodes)
-        return TreesBySize(tokens, "dynamic_program", paths)
-    tokens, paths = best_first_trees(table, max_nodes, sort_ranks=rank_order == "free")
-    return TreesBySize(tokens, "best_first", paths)
+    if rank_order == "ordered" and not ranks_fall(table, max_depth):
+        return ordered_trees(table[:max_depth], max_nodes)
+    return best_first_trees(table[:max_depth], max_nodes, sort_ranks=rank_order == "free")
+
+
+def ranks_fall(accept_prob: ArrayLike, max_depth: int) -> bool:
+    """Does no later rank come before an earlier one in probability: then order costs nothing."""
+    return not (np.diff(np.asarray(accept_prob, dtype=float)[:max_depth], axis=1) > 0).any()
 
 
 def best_tree(
