@@ -213,7 +213,9 @@ def solve(times: StepTimes, decode_s: Float, prompt_s: Float) -> Served:
         own = times.chunks * _at(prompt_s, clients, running)
         step = _at(decode_s, clients, running)
         added = others * (own - times.chunks * times.mixes * step)
-        old, token = token, _token_s(step, added, first, tokens)
+        # Where prompts share the steps that decode, one chunk a step, no token waits for more than one of them.
+        most = np.where(times.mixes > 0, _at(prompt_s, clients, running), np.inf)
+        old, token = token, np.minimum(_token_s(step, added, first, tokens), most)
         turn = first + tokens * token
         busy = np.minimum(others * own / turn, 1.0)
         first_new = own * (1 + np.maximum(others * first / turn - busy, 0) + busy / 2)
