@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specsim.decoding import StaticTree
 from specsim.errors import InputError
-from specsim.methods.round import Situation, expanded_levels, play
+from specsim.methods.round import DraftPass, DraftRead, Situation, expanded_levels, play, play_policy
 from specsim.tree import DraftTree
 from specsim.work import HostWork, Pass, Work
 
@@ -131,3 +134,46 @@ def test_every_node_with_children_is_drafted_once_and_the_drafter_sees_all_befor
         assert held == context + len(set(parents) - {-1})
     # The host chooses each drafted node once.
     assert sum(work.num_nodes for work in works if isinstance(work, HostWork) and work.kind == "draft") == len(choices)
+
+
+def answer(work: Work, rng: np.random.Generator, vocab: int = 6) -> Any:
+    """Laws for a drafter that is asked, nothing for the rest."""
+    if isinstance(work, DraftPass | DraftRead):
+        return rng.dirichlet(np.ones(vocab), size=work.state.frontier.shape)
+    return None
+
+
+def played(round_: Generator[Work, Any, Any], seed: int = 0) -> list[Work]:
+    rng, works, sent = np.random.default_rng(seed), [], None
+    with contextlib.suppress(StopIteration):
+        while True:
+            works.append(round_.send(sent))
+            sent = answer(works[-1], rng)
+    return works
+
+
+@pytest.mark.parametrize("tree", [DraftTree.chain(0), DraftTree.chain(3), DraftTree((-1, 0, 0, 0, 1, 1, 3, 5))])
+def test_a_static_policy_does_the_work_of_its_tree(tree: DraftTree) -> None:
+    at = Situation([10, 20], [2, 1], [3, 4])
+    works = played(play_policy(StaticTree(tree), np.array([0, 1]), at))
+    for ours, theirs in zip(works, play(tree, at), strict=True):
+        if isinstance(theirs, Pass):
+            assert isinstance(ours, Pass) and (ours.role, ours.kind) == (theirs.role, theirs.kind)
+            for name in ("new_tokens", "context_tokens", "num_seqs"):
+                assert np.broadcast_to(getattr(theirs, name), (2,)).tolist() == getattr(ours, name).tolist()
+        else:
+            assert ours == theirs
+
+
+def test_heads_run_once_and_a_lookup_never() -> None:
+    heads = played(play_policy(StaticTree(DraftTree.chain(2)), np.array([0]), Situation([10], [3]), "heads"))
+    assert [told(work) for work in heads] == [
+        ("draft", "draft", [1.0], [10.0], ()),
+        ("draft", 1),
+        ("draft", 1),
+        ("target", "verify", [3.0], [10.0], ()),
+        ("round", 3),
+        ("step", 3),
+    ]
+    lookup = played(play_policy(StaticTree(DraftTree.chain(2)), np.array([0]), Situation([10], [3]), "lookup"))
+    assert [told(work) for work in lookup] == [("draft", 1), ("draft", 1), *[told(work) for work in heads[3:]]]
