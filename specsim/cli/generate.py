@@ -43,10 +43,18 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt with the target's own distribution, faster; print the text and what speculation did."""
-    from specsim.executor.generate import generate_text
+    from specsim.executor.generate import Generation, generate_text, load_target, model_drafter
+    from specsim.executor.method import Method, Sampling, lossless_rule
+    from specsim.executor.session import TINY
 
+    if (target is None) != (draft is None):
+        raise InputError("draft", "must be given together with the target")
+    target_dir, draft_dir = target or TINY / "target", draft or TINY / "draft"
     tree = tree_from(draft_len, widths, default=4)
-    done = generate_text(prompt, tree, tokens, temperature, target, draft, device, dtype, seed, records)
+    method = Method(*lossless_rule(tree, temperature), Sampling(temperature))
+    model = load_target(target_dir, dtype, device)
+    drafter = model_drafter(model, target_dir, draft_dir)
+    done = generate_text(Generation((prompt,), method, tokens, seed), model, drafter, target_dir, records)
     if as_json:
         print_json("generate", done)
         return

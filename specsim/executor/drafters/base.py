@@ -137,6 +137,14 @@ class Drafter(Protocol):
         """Deepest node that it can propose (Medusa: its number of heads); None for any."""
 
     @property
+    def max_context_tokens(self) -> int | None:
+        """Longest text, drafted nodes included, that it can follow; None for any. Beyond it decoding ends."""
+
+    @property
+    def pending_tokens(self) -> list[int]:
+        """Per row, tokens that its first pass of the next round runs, the root included: what it has not run yet."""
+
+    @property
     def needs_features(self) -> bool:
         """Whether the target must hand over what its LM head reads."""
 
