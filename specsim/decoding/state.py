@@ -105,7 +105,9 @@ class TokenTree:
 
 
 class Limits(NamedTuple):
-    """The most that a policy can ask for in one round, whatever the laws: what caches and drafters must hold.
+    """The most that a policy can ask for in one round and row, whatever the laws: what caches and drafters must hold.
+
+    Rows that grow differently pad each other, so the columns of a batch can be more than any of its rows needs.
 
     Attributes:
         nodes: Nodes verified, root in.
