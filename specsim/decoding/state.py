@@ -5,7 +5,7 @@ One round, for any policy (``draft_law`` runs the draft model on the frontier)::
     state = policy.start(root_tokens)
     while state.frontier.shape[1]:
         probs = draft_law(state)                                              # [B, F, V]
-        state = policy.expand(state, probs, uniforms(B, F, state.num_draws))
+        state = policy.expand(state, probs, uniforms(state.uniforms_shape(V)))
     tree = policy.select(state)
     verdict = verify(rule, tree.parents, tree.tokens, draft_laws(state, tree, V), target_probs, draws)
 
@@ -15,7 +15,7 @@ A static tree gives every row the same shape; a dynamic policy fills rows of une
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from array_api_compat import array_namespace, device
 
@@ -23,6 +23,10 @@ from specsim.decoding.arrays import PADDING, ROOT_PARENT, Array, pick
 
 Draw: TypeAlias = Literal["top", "sampled", "sampled_with_replacement"]
 """How children are chosen: the most probable ones, or samples without or with replacement in the order drawn."""
+
+
+PER_TOKEN: Final = -1
+"""Number of draws of a policy that perturbs every token, whatever the size of the vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,8 @@ class DraftState:
         probs: ``[B, M]`` draft probability of each node's token after its parent; 1 for the root, 0 for padding.
         path_probs: ``[B, M]`` product of these from the root down to each node, never above its parent's.
         frontier: ``[B, F]`` pool ids to run the draft model on next, -1 for padding. F = 0: drafting has ended.
-        num_draws: Uniforms that each frontier node needs in the next ``expand``; 0 where nothing is sampled.
+        num_draws: Uniforms that each frontier node needs in the next ``expand``; 0 where nothing is sampled,
+            PER_TOKEN for one for each token of the vocabulary.
         expanded: ``[B, E]`` pool ids run so far, in that order.
         laws: One ``[B, F, V]`` per expansion: the draft law after each node run; E is the sum of their F.
         scores: ``[B, M]`` what the policy ranks nodes by, where that is not their path_probs.
@@ -50,6 +55,11 @@ class DraftState:
     expanded: Array
     laws: tuple[Array, ...] = ()
     scores: Array | None = None
+
+    def uniforms_shape(self, vocab_size: int) -> tuple[int, int, int]:
+        """Shape of the uniforms that the next ``expand`` needs."""
+        num_draws = vocab_size if self.num_draws == PER_TOKEN else self.num_draws
+        return (*self.frontier.shape, num_draws)
 
     def grown(
         self, draft_probs: Array, columns: Array, tokens: Array, frontier: Array | None = None, num_draws: int = 0
@@ -141,7 +151,7 @@ class TreePolicy(Protocol):
         """The pool with nothing but the roots ``[B]``."""
 
     def expand(self, state: DraftState, draft_probs: Array, uniforms: Array | None = None) -> DraftState:
-        """Add children, given ``draft_probs[B, F, V]`` and, if any, ``uniforms[B, F, state.num_draws]``."""
+        """Add children, given ``draft_probs[B, F, V]`` and, if any, uniforms of ``state.uniforms_shape(V)``."""
 
     def select(self, state: DraftState) -> TokenTree:
         """The tree to verify."""

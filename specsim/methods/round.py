@@ -146,7 +146,9 @@ def play_policy(
             cached = cached + work.new_tokens * (work.num_seqs > 0)
         laws = yield work if runs_model else DraftRead("draft", state.frontier.shape[1], state=state)
         num_before, is_first = state.parents.shape[1], False
-        drawn = uniforms((*state.frontier.shape, state.num_draws)) if uniforms and state.num_draws else None
+        drawn = None
+        if uniforms is not None and laws is not None and state.num_draws:
+            drawn = uniforms(state.uniforms_shape(laws.shape[-1]))
         state = policy.expand(state, laws, drawn)
         tree = None if state.frontier.shape[1] else policy.select(state)
         if runs_model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def drawn(policy: TreePolicy, draft: Language, uniforms: Any, batch: int) -> Tok
     while state.frontier.shape[1]:
         laws = draft.at_nodes(state.parents, state.tokens)
         laws = np.take_along_axis(laws, np.maximum(state.frontier, 0)[..., None], axis=1)
-        state = policy.expand(state, laws, uniforms(len(state.laws), (*state.frontier.shape, state.num_draws)))
+        state = policy.expand(state, laws, uniforms(len(state.laws), state.uniforms_shape(VOCAB)))
     return policy.select(state)
 
 
@@ -186,5 +187,7 @@ def test_the_controller_follows_a_trace_worked_by_hand() -> None:
 @pytest.mark.parametrize("policy", [StochasticBeam(2, 2), ConfidenceChain(3, 0.5, "token", "sampled")])
 def test_missing_uniforms_are_named(policy: TreePolicy) -> None:
     state = policy.start(np.zeros(1, dtype=np.int64))
-    with pytest.raises(InputError, match=rf"uniforms: must have shape \(1, 1, {state.num_draws}\), got None"):
+    with pytest.raises(
+        InputError, match=rf"uniforms: must have shape {re.escape(str(state.uniforms_shape(3)))}, got None"
+    ):
         policy.expand(state, np.full((1, 1, 3), 1 / 3))

@@ -78,13 +78,13 @@ def grow(
         assert num_passes <= policy.limits.passes
         frontier = np.asarray(state.frontier)
         probs = np.random.default_rng(num_passes).dirichlet(np.ones(laws.vocab), size=frontier.shape)
-        uniforms = np.full((*frontier.shape, state.num_draws), 0.5)
+        uniforms = np.full(state.uniforms_shape(laws.vocab), 0.5)
         for place, row in enumerate(rows):
             paths = paths_of(state.parents, state.tokens, place)
             for column in np.flatnonzero(frontier[place] >= 0):
                 path = paths[frontier[place, column]]
                 probs[place, column] = laws.law(row, path)
-                uniforms[place, column] = laws.uniforms(row, path, state.num_draws)
+                uniforms[place, column] = laws.uniforms(row, path, uniforms.shape[2])
         state = policy.expand(state, convert(probs), convert(uniforms) if state.num_draws else None)
     return state, policy.select(state)
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specsim.decoding import StaticTree
+from specsim.decoding import StaticTree, draft_laws
+from specsim.decoding.policies import ConfidenceChain, StochasticBeam
 from specsim.errors import InputError
-from specsim.methods.round import DraftPass, DraftRead, Situation, expanded_levels, play, play_policy
+from specsim.methods.round import DraftPass, DraftRead, Situation, VerifyPass, expanded_levels, play, play_policy
 from specsim.tree import DraftTree
 from specsim.work import HostWork, Pass, Work
 
@@ -177,3 +178,55 @@ def test_heads_run_once_and_a_lookup_never() -> None:
     ]
     lookup = played(play_policy(StaticTree(DraftTree.chain(2)), np.array([0]), Situation([10], [3]), "lookup"))
     assert [told(work) for work in lookup] == [("draft", 1), ("draft", 1), *[told(work) for work in heads[3:]]]
+
+
+def test_a_round_ends_where_the_answers_end_it() -> None:
+    """Two rows doubt after one and after three tokens; a row that has stopped is in no pass, and verifies its own."""
+    policy = ConfidenceChain(4, 0.5, "token", "top")
+    round_ = play_policy(policy, np.array([0, 0]), Situation([10, 20], [2, 1]))
+    doubt, sure = [0.4, 0.3, 0.3], [0.9, 0.1, 0.0]
+    answers = [[[doubt], [sure]], [[doubt], [sure]], [[doubt], [doubt]]]
+    sent: Any = None
+    lines: list[Any] = []
+    with pytest.raises(StopIteration) as ended:
+        while True:
+            work = round_.send(sent)
+            lines.append((*told(work)[2:4], work.num_seqs.tolist()) if isinstance(work, Pass) else told(work)[0])
+            sent = np.array(answers.pop(0)) if isinstance(work, DraftPass) else None
+    assert lines == [
+        ([2, 1], [9, 20], [1, 1]),
+        "draft",
+        ([1, 1], [11, 21], [0, 1]),
+        "draft",
+        ([1, 1], [11, 22], [0, 1]),
+        "draft",
+        ([2, 4], [10, 20], [1, 1]),
+        "round",
+        "step",
+    ]
+    assert ended.value.value.parents.tolist() == [[-1, 0, -2, -2], [-1, 0, 1, 2]]
+
+
+def test_a_policy_that_drafts_nothing_decodes_plainly() -> None:
+    policy = ConfidenceChain(4, 0.99, "law", "top")
+    assert [told(work) for work in played(play_policy(policy, np.array([0]), Situation([10])))] == [
+        ("draft", "draft", [1.0], [10.0], ()),
+        ("draft", 1),
+        ("target", "decode", [1.0], [10.0], ()),
+        ("step", 1),
+    ]
+
+
+def test_what_is_drafted_and_drawn_reaches_the_driver() -> None:
+    """Uniforms are asked for in the shape that the policy needs; the last pass shows the tree and all laws."""
+    asked: list[tuple[int, ...]] = []
+
+    def uniforms(shape: tuple[int, ...]) -> Any:
+        asked.append(shape)
+        return np.random.default_rng(len(asked)).random(shape)
+
+    works = played(play_policy(StochasticBeam(2, 3), np.array([0]), Situation([10]), uniforms=uniforms))
+    assert asked == [(1, 1, 6), (1, 2, 6), (1, 2, 6)]
+    (verify,) = (work for work in works if isinstance(work, VerifyPass))
+    assert verify.tree.tokens.shape == (1, 7) and len(verify.state.laws) == 3
+    assert draft_laws(verify.state, verify.tree, 6)[0, :5].sum(axis=1) == pytest.approx(np.ones(5))

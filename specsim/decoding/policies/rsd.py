@@ -8,16 +8,15 @@ from typing import ClassVar, Literal
 
 from array_api_compat import array_namespace, device
 
-from specsim.decoding.arrays import Array, along, pick
+from specsim.decoding.arrays import Array, pick, trimmed
 from specsim.decoding.policies.pool import all_nodes, check_at_least, checked_uniforms
 from specsim.decoding.policies.static import StaticTree
 from specsim.decoding.propose import top
-from specsim.decoding.sampling import sample
-from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree
+from specsim.decoding.state import PER_TOKEN, DraftState, Draw, Limits, TokenTree, rooted, subtree
 from specsim.tree import DraftTree
 
 TINY = 1e-37
-"""Stands for a mass of zero where a logarithm is taken, above the smallest normal single-precision number."""
+"""Stands for a uniform of zero where its logarithm is taken: above the smallest normal single-precision number."""
 
 
 def rsd_c(branching: Sequence[int]) -> StaticTree:
@@ -37,13 +36,18 @@ def rsd_c(branching: Sequence[int]) -> StaticTree:
 class StochasticBeam:
     """RSD-S: on each level the ``width`` paths of largest perturbed log-probability, a sample without replacement.
 
-    A path's perturbed log-probability is its log-probability plus Gumbel noise, conditioned so that the largest among
-    a node's children is the node's own. Top down, the children of a node come in decreasing order: which one is next
-    is a draw from the law without its elders, and its value is a Gumbel at the log of the mass left, cut off at the
-    elder's value. So a node needs ``2 width - 1`` uniforms and not one per token of the vocabulary.
+    Told as a race: a path of probability p arrives after an exponential time of rate p, and the first to arrive are a
+    sample without replacement (minus the log of the time is the paper's perturbed log-probability). Level by level, a
+    node's first child arrives with it, and its others as much later as they would without that knowledge:
 
-    Siblings are verified in the order of the draw by recursive rejection. A draw that does not make it into the beam
-    is dropped for its value, which is independent of its token, so nothing is learnt about the token that is dropped.
+        time(child) = time(node) + E(child) / p(child) - min over siblings of E / p
+
+    with a unit exponential E for each token of the vocabulary, hence ``num_draws`` PER_TOKEN: one pass over the laws
+    takes a fraction of the time of drawing the children one after another, which a few uniforms would do for.
+
+    Siblings are verified in the order of arrival by recursive rejection. A token that does not make it into the beam
+    is dropped for its lateness, and when the next of a node's children arrives is independent of which it is: so
+    nothing is learnt about the token that is dropped.
 
     Source: Jeon et al. 2024 (arXiv:2402.14160); stochastic beam search, Kool et al. 2019 (arXiv:1903.06059).
 
@@ -65,48 +69,37 @@ class StochasticBeam:
         return Limits(1 + self.width * self.depth, self.depth, self.depth, 1 + self.width * (self.depth - 1))
 
     def start(self, root_tokens: Array) -> DraftState:
-        """The roots ``[B]``, whose perturbed log-probability may be anything: only differences count."""
-        state = rooted(root_tokens, num_draws=2 * self.width - 1)
+        """The roots ``[B]``, which arrive at time 0. Scores are arrival times, negated."""
+        state = rooted(root_tokens, num_draws=PER_TOKEN)
         return replace(state, scores=array_namespace(state.path_probs).zeros_like(state.path_probs))
 
     def expand(self, state: DraftState, draft_probs: Array, uniforms: Array | None = None) -> DraftState:
-        """Draw the children of the beam; the largest perturbed values are the next beam."""
+        """The children of the beam that arrive first are the next beam."""
         xp, (batch, width, vocab_size) = array_namespace(draft_probs), draft_probs.shape
-        uniforms = checked_uniforms(uniforms, (batch, width, state.num_draws))
-        num = min(self.width, vocab_size)
-        tokens, values = self._drawn(state, draft_probs, uniforms, num)
-        scores, slots = top(xp.reshape(values, (batch, width * num)), min(self.width, width * num))
-        columns = xp.where(scores > -xp.inf, slots // num, -1)
-        num_before = state.parents.shape[1]
+        uniforms = checked_uniforms(uniforms, state.uniforms_shape(vocab_size))
         assert state.scores is not None
-        scores_before = xp.astype(state.scores, scores.dtype)
-        state = state.grown(draft_probs, columns, along(xp.reshape(tokens, (batch, width * num)), slots))
+        arrivals = xp.reshape(self._arrivals(state, draft_probs, uniforms), (batch, width * vocab_size))
+        scores, slots = top(arrivals, min(self.width, width * vocab_size))
+        columns = xp.where(scores > -xp.inf, slots // vocab_size, -1)
+        num_before, scores_before = state.parents.shape[1], xp.astype(state.scores, scores.dtype)
+        state = state.grown(draft_probs, columns, slots % vocab_size)
         state = replace(state, scores=xp.concat([scores_before, scores], axis=1))
         if len(state.laws) == self.depth:
             return state
         beam = num_before + xp.arange(columns.shape[1], device=device(columns))
-        return state.then(xp.where(columns >= 0, beam, -1), 2 * self.width - 1)
+        return state.then(trimmed(xp.where(columns >= 0, beam, -1)), PER_TOKEN)
 
-    def _drawn(self, state: DraftState, probs: Array, uniforms: Array, num: int) -> tuple[Array, Array]:
-        """Children in the order drawn and their perturbed log-probabilities, ``[B, F, num]``; -inf for none."""
+    def _arrivals(self, state: DraftState, probs: Array, uniforms: Array) -> Array:
+        """Negated arrival time of every child, ``[B, F, V]``; -inf for those without probability."""
         xp = array_namespace(probs)
-        ids, gone = xp.arange(probs.shape[-1], device=device(probs)), xp.zeros_like(probs)
-        nothing = xp.full_like(probs[..., 0], -xp.inf)
-        log_path = xp.log(xp.clip(pick(state.path_probs, state.frontier), min=TINY))
-        value = xp.where(state.frontier >= 0, xp.astype(pick(state.scores, state.frontier), probs.dtype), nothing)
-        tokens, values = [], []
-        for turn in range(num):
-            mass = xp.sum(probs, axis=-1)
-            if turn:
-                noise = -xp.log(xp.clip(uniforms[..., self.width + turn - 1], min=TINY))
-                log_left = log_path + xp.log(xp.clip(mass, min=TINY))
-                value = -xp.logaddexp(-value, xp.log(xp.clip(noise, min=TINY)) - log_left)
-            value = xp.where(mass > 0, value, nothing)
-            token = sample(probs, uniforms[..., turn])
-            tokens.append(token)
-            values.append(value)
-            probs = xp.where(ids == token[..., None], gone, probs)
-        return xp.stack(tokens, axis=-1), xp.stack(values, axis=-1)
+        is_node = state.frontier >= 0
+        rates = probs * (pick(state.path_probs, state.frontier) * is_node)[..., None]
+        never = xp.full_like(probs, -xp.inf)
+        waits = xp.log(xp.clip(uniforms, min=TINY)) / xp.where(rates > 0, rates, xp.ones_like(rates))
+        waits = xp.where(rates > 0, waits, never)
+        first = xp.max(waits, axis=2)
+        offset = pick(state.scores, state.frontier) - xp.where(first > -xp.inf, first, xp.zeros_like(first))
+        return waits + offset[..., None]
 
     def select(self, state: DraftState) -> TokenTree:
         """All nodes: those of equal parents stand in the order drawn."""

@@ -24,6 +24,7 @@ class Talon:
         budget: Drafted nodes, the root left out.
         mu: 1 keeps the most probable child alone (and its ties), a chain; 0 spends the budget on the second level.
         top_k: Nodes of the first level.
+        max_depth: Most levels; the paper sets no limit but the budget.
 
     Source: TALON 2026 (arXiv:2601.07353), which uses a budget of 60, mu 0.03 and top_k 10.
     """
@@ -31,17 +32,21 @@ class Talon:
     budget: int
     mu: float
     top_k: int
+    max_depth: int | None = None
     kind: Literal["talon"] = "talon"
     draw: ClassVar[Draw] = "top"
 
     def __post_init__(self) -> None:
         check_at_least(1, budget=self.budget, top_k=self.top_k)
         check_share(mu=self.mu)
+        if self.max_depth is not None:
+            check_at_least(1, max_depth=self.max_depth)
 
     @property
     def limits(self) -> Limits:
         """Each level spends a node at least; the last one is not run."""
-        return Limits(self.budget + 1, self.budget, self.budget, self.budget)
+        depth = min(self.budget, self.max_depth or self.budget)
+        return Limits(self.budget + 1, depth, depth, self.budget)
 
     def start(self, root_tokens: Array) -> DraftState:
         """The roots ``[B]``."""
@@ -58,6 +63,8 @@ class Talon:
         columns = trimmed(xp.where(near & (place < num_left), columns, -1))
         num_before, width = state.parents.shape[1], columns.shape[1]
         state = state.grown(draft_probs, columns, tokens[:, :width])
+        if len(state.laws) == self.max_depth:
+            return state
         is_node = columns >= 0
         num_left = num_left - xp.sum(xp.astype(is_node, xp.int64), axis=1, keepdims=True)
         return state.then(trimmed(xp.where(is_node & (num_left > 0), num_before + place[:width], -1)))
