@@ -10,7 +10,7 @@ from __future__ import annotations
 from specsim.decoding.arrays import Array, depths, path_probs
 from specsim.decoding.policies.static import StaticTree
 from specsim.decoding.propose import sample_children, top_children
-from specsim.decoding.rules import Rule, check_pairing, verify
+from specsim.decoding.rules import RULES, Rule, RuleFacts, check_pairing, verify
 from specsim.decoding.rules.follow import follow, greedy, one_hot
 from specsim.decoding.rules.outcome import Outcome, outcome
 from specsim.decoding.rules.rejection import accept_prob_and_residual, recursive_rejection, token_rejection
@@ -28,12 +28,14 @@ from specsim.decoding.state import (
 )
 
 __all__ = [
+    "RULES",
     "Array",
     "DraftState",
     "Draw",
     "Draws",
     "Outcome",
     "Rule",
+    "RuleFacts",
     "StaticTree",
     "TokenTree",
     "TreePolicy",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from specsim.decoding.arrays import Array, pick
 from specsim.decoding.rules.verdict import Draws, Verdict, verdict
@@ -55,14 +55,15 @@ def follow(parents: Array, tokens: Array, choose: Callable[[Array], Array]) -> V
         choose: The target's token ``[B]`` after ``node[B]``; always the same for the same node.
     """
     xp = array_namespace(parents, tokens)
-    ids = xp.arange(tokens.shape[1], device=device(tokens))
     node = xp.zeros_like(parents[:, 0])
-    on_path = ids == node[:, None]
+    path = [node]
     while True:
         chosen = choose(node)
         hit = (parents == node[:, None]) & (tokens == chosen[:, None])
         found = xp.any(hit, axis=1)
         if not bool(xp.any(found)):
-            return verdict(parents, on_path, chosen)
-        node = xp.where(found, xp.argmax(xp.astype(hit, xp.uint8), axis=1), node)
-        on_path = on_path | (ids == node[:, None])
+            return verdict(path, chosen)
+        child = xp.argmax(xp.astype(hit, xp.uint8), axis=1)
+        # A row that has ended stays at its last node, and never finds a child there.
+        node = xp.where(found, child, node)
+        path.append(xp.where(found, child, -1))

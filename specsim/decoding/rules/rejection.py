@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from array_api_compat import array_namespace, device
 
-from specsim.decoding.arrays import Array, at, normalised
-from specsim.decoding.rules.verdict import Draws, Verdict, verdict
+from specsim.decoding.arrays import Array, normalised
+from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, family, verdict
 from specsim.decoding.sampling import sample
-from specsim.errors import InputError
+
+
+def after_rejection(
+    law: Array, proposal: Array, token: Array, rejected: Array, *, replacement: bool
+) -> tuple[Array, Array]:
+    """The law still to reproduce, and the law of the next draw, where ``token[...]`` was ``rejected[...]``.
+
+    See :func:`accept_prob_and_residual`. Where it was not rejected the law stays.
+    """
+    xp = array_namespace(law, proposal)
+    # A token that was not drawn from the proposal takes nothing off the law.
+    taken = xp.astype(rejected & (entry(proposal, token) > 0), law.dtype)
+    residual = normalised(xp.clip(law - proposal * taken[..., None], min=0.0), law)
+    if replacement:
+        return residual, proposal
+    return residual, rest_of(proposal, token)
+
+
+def rest_of(proposal: Array, token: Array) -> Array:
+    """The law ``proposal[..., V]`` without ``token[...]``: that of the next draw without replacement, zero if none."""
+    xp = array_namespace(proposal)
+    ids = xp.arange(proposal.shape[-1], device=device(proposal))
+    rest = xp.where(ids == token[..., None], xp.zeros_like(proposal), proposal)
+    return normalised(rest, rest)
 
 
 def accept_prob_and_residual(
@@ -37,16 +60,18 @@ def accept_prob_and_residual(
     (0.4, [0.0, 0.833, 0.167], [0.0, 0.5, 0.5])
     """
     xp = array_namespace(law, proposal)
-    drawn_prob = at(proposal, token)
-    drawn = drawn_prob > 0
+    wanted, drawn = entry(law, token), entry(proposal, token)
     # min(p, q) / q and not p / q, which overflows for the smallest q.
-    accept = xp.minimum(at(law, token), drawn_prob) / xp.where(drawn, drawn_prob, xp.ones_like(drawn_prob))
-    residual = xp.where(drawn[..., None], normalised(xp.clip(law - proposal, min=0.0), law), law)
-    if replacement:
-        return accept, residual, proposal
-    ids = xp.arange(proposal.shape[-1], device=device(proposal))
-    rest = xp.where(ids == token[..., None], xp.zeros_like(proposal), proposal)
-    return accept, residual, normalised(rest, xp.zeros_like(rest))
+    accept = xp.minimum(wanted, drawn) / xp.where(drawn > 0, drawn, xp.ones_like(drawn))
+    return accept, *after_rejection(law, proposal, token, drawn >= 0, replacement=replacement)
+
+
+def entry(laws: Array, token: Array) -> Array:
+    """Probability of ``token[...]`` under ``laws[..., V]``; a negative token reads entry 0."""
+    xp = array_namespace(laws, token)
+    flat = xp.reshape(laws, (-1, laws.shape[-1]))
+    index = xp.clip(xp.reshape(token, (-1,)), min=0)
+    return xp.reshape(flat[xp.arange(index.shape[0], device=device(laws)), index], token.shape)
 
 
 def token_rejection(parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, draws: Draws) -> Verdict:
@@ -59,10 +84,7 @@ def token_rejection(parents: Array, tokens: Array, draft_probs: Array, target_pr
 
     Source: Leviathan et al. 2023 (arXiv:2211.17192); Chen et al. 2023 (arXiv:2302.01318).
     """
-    xp = array_namespace(parents)
-    before = xp.arange(parents.shape[1], device=device(parents)) - 1
-    if bool(xp.any((parents != before) & (parents >= 0))):
-        raise InputError("parents", "must be chains (each node the only child of the one before) for token_rejection")
+    check_chains("token_rejection", parents)
     return recursive_rejection(parents, tokens, draft_probs, target_probs, draws, replacement=True)
 
 
@@ -90,26 +112,28 @@ def recursive_rejection(
     >>> draws = Draws(accept=np.array([[0.0, 0.3]]), bonus=np.array([0.5]))  # 0.3 >= 0.1 / 0.5: rejected
     >>> kept = recursive_rejection(np.array([[-1, 0]]), np.array([[1, 0]]), draft, target, draws)
     >>> kept.path.tolist(), kept.bonus.tolist()
-    ([[0, -1]], [1])
+    ([[0]], [1])
     """
     xp = array_namespace(parents, target_probs)
+    rows = xp.arange(parents.shape[0], device=device(parents))
+    first_child, next_sibling = family(parents)
     node = xp.zeros_like(parents[:, 0])
-    law, proposal = target_probs[:, 0], draft_probs[:, 0]
-    nobody = parents[:, 0] != parents[:, 0]
-    on_path = [~nobody]
-    # One pass in the order of the nodes: the children of a node come after it, elder siblings first.
-    for child in range(1, parents.shape[1]):
-        tried = parents[:, child] == node
-        if not bool(xp.any(tried)):
-            on_path.append(nobody)
-            continue
-        accept_prob, residual, rest = accept_prob_and_residual(law, proposal, tokens[:, child], replacement=replacement)
-        accepted = tried & (draws.accept[:, child] < accept_prob)
-        rejected = tried & ~accepted
-        node = xp.where(accepted, child, node)
-        law = xp.where(rejected[:, None], residual, law)
-        law = xp.where(accepted[:, None], target_probs[:, child], law)
-        proposal = xp.where(rejected[:, None], rest, proposal)
-        proposal = xp.where(accepted[:, None], draft_probs[:, child], proposal)
-        on_path.append(accepted)
-    return verdict(parents, xp.stack(on_path, axis=1), sample(law, draws.bonus))
+    law, child = target_probs[:, 0], first_child[:, 0]
+    path = [node]
+    while bool(xp.any(child >= 0)):
+        proposal, before = draft_probs[rows, node], node
+        while bool(xp.any(tried := child >= 0)):
+            token = tokens[rows, child]
+            wanted, drawn = law[rows, token], proposal[rows, token]
+            accepted = tried & (draws.accept[rows, child] * drawn < xp.minimum(wanted, drawn))
+            node = xp.where(accepted, child, node)
+            rejected = tried & ~accepted
+            if bool(xp.any(rejected)):
+                law, proposal = after_rejection(law, proposal, token, rejected, replacement=replacement)
+            child = xp.where(rejected, next_sibling[rows, child], -1)
+        descended = node != before
+        path.append(xp.where(descended, node, -1))
+        if bool(xp.any(descended)):
+            law = xp.where(descended[:, None], target_probs[rows, node], law)
+        child = xp.where(descended, first_child[rows, node], -1)
+    return verdict(path, sample(law, draws.bonus))
