@@ -13,9 +13,22 @@ from specsim.decoding.policies.cast import Cast
 from specsim.decoding.policies.confidence import ConfidenceChain
 from specsim.decoding.policies.eagle2 import Eagle2
 from specsim.decoding.policies.opt_tree import OptTree
-from specsim.decoding.policies.rsd import StochasticBeam
+from specsim.decoding.policies.rsd import StochasticBeam, rsd_c
 from specsim.decoding.policies.static import StaticTree
 from specsim.decoding.policies.talon import Talon
+
+__all__ = [
+    "BestFirst",
+    "Cast",
+    "ConfidenceChain",
+    "Eagle2",
+    "OptTree",
+    "Policy",
+    "StaticTree",
+    "StochasticBeam",
+    "Talon",
+    "rsd_c",
+]
 
 Policy: TypeAlias = BestFirst | Cast | ConfidenceChain | Eagle2 | OptTree | StaticTree | StochasticBeam | Talon
 """Every policy there is; ``kind`` tells them apart."""
