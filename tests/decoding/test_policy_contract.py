@@ -14,6 +14,7 @@ from specsim.decoding.policies import Policy
 from specsim.decoding.policies.best_first import BestFirst
 from specsim.decoding.policies.cast import Cast
 from specsim.decoding.policies.confidence import ConfidenceChain
+from specsim.decoding.policies.dyspec import DySpec
 from specsim.decoding.policies.eagle2 import Eagle2
 from specsim.decoding.policies.opt_tree import OptTree
 from specsim.decoding.policies.rsd import StochasticBeam, rsd_c
@@ -27,6 +28,8 @@ POLICIES: list[TreePolicy] = [
     StaticTree(DraftTree.from_widths((3, 1, 2)), "sampled_with_replacement"),
     rsd_c((3, 2)),
     StochasticBeam(width=3, depth=3),
+    DySpec(budget=12, threshold=0.1, max_children=4, max_depth=5),
+    DySpec(budget=4, threshold=0.01, max_children=4, max_depth=5),
     Eagle2(top_k=4, depth=3, total_tokens=12),
     Eagle2(top_k=2, depth=1, total_tokens=40),
     OptTree(nodes=8, threshold=0.1, max_depth=6),

@@ -17,6 +17,7 @@ from specsim.decoding import TokenTree, TreePolicy
 from specsim.decoding.arrays import PADDING
 from specsim.decoding.policies.adaptive import AdaptiveThreshold
 from specsim.decoding.policies.confidence import ConfidenceChain, Measure
+from specsim.decoding.policies.dyspec import DySpec
 from specsim.decoding.policies.rsd import StochasticBeam, rsd_c
 from specsim.errors import InputError
 
@@ -81,17 +82,41 @@ def test_a_stochastic_beam_wider_than_the_vocabulary_takes_all_of_it() -> None:
     assert chain.tokens.tolist() == [[0, 1, 1, 1]] * 2
 
 
-def test_a_stochastic_beam_is_lossless() -> None:
-    """Mean over 40,000 drafts of the exact law of the output given the draft; each cell within 5 standard errors."""
+LOSSLESS: list[TreePolicy] = [
+    StochasticBeam(width=3, depth=2),
+    StochasticBeam(width=2, depth=3),
+    DySpec(budget=6, threshold=0.15, max_children=3, max_depth=3),
+    DySpec(budget=3, threshold=0.01, max_children=3, max_depth=3),  # the budget decides, row by row
+]
+
+
+@pytest.mark.parametrize("policy", LOSSLESS)
+def test_shapes_that_hang_on_what_is_drawn_are_lossless(policy: TreePolicy) -> None:
+    """Mean over 40,000 drafts of the exact law of the output given the draft; each cell within 5 standard errors.
+
+    A cell's law given the draft lies in [0, 1], so its variance is at most its mean.
+    """
     batch, rng = 40_000, np.random.default_rng(3)
     target = Language.random(rng, sharpness=2.0)
-    tree = drawn(StochasticBeam(width=3, depth=2), DRAFT, lambda level, shape: rng.random(shape), batch)
-    for chosen, is_exact in [(slice(None), True), (tree.tokens[:, 1] <= tree.tokens[:, 2], False)]:
+    tree = drawn(policy, DRAFT, lambda level, shape: rng.random(shape), batch)
+    likely_first = DRAFT.laws[0][tree.tokens[:, 1]] > 0.3
+    for chosen, is_exact in [(slice(None), True), (likely_first, False)]:  # drafts picked by what was drawn would show
         parents, tokens = tree.parents[chosen], tree.tokens[chosen]
         law = emitted_law("recursive_rejection", parents, tokens, np.full(len(tokens), 1 / len(tokens)), DRAFT, target)
         expected = target.joint(3)
         close = np.abs(law - expected) <= 5 * np.sqrt(expected / len(tokens)) + 1e-12
-        assert close.all() == is_exact  # drafts picked by what was drawn would show
+        assert close.all() == is_exact
+
+
+def test_dyspec_draws_what_is_worth_it() -> None:
+    """By hand, threshold 0.25: 0.5 first leaves 0.5; 0.3 then leaves 0.2, too little. Below, 0.5 again and 0.3.
+
+    After the 0.5: worth 0.5, then 0.5 * 0.5 = 0.25: two draws. After the 0.3: worth 0.3, then 0.3 * 0.5: one.
+    """
+    draft = constant([0.5, 0.3, 0.2])
+    tree = drawn(DySpec(9, 0.25, 3, 2), draft, lambda level, shape: np.broadcast_to([0.0, 0.0, 0.0], shape), 1)
+    assert tree.parents.tolist() == [[-1, 0, 0, 1, 2, 1]]  # by worth: 0.5, 0.3, 0.25
+    assert tree.tokens.tolist() == [[0, 0, 1, 0, 0, 1]]
 
 
 def all_chains(policy: ConfidenceChain, draft: Language) -> tuple[TokenTree, np.ndarray[Any, Any]]:
@@ -184,7 +209,9 @@ def test_the_controller_follows_a_trace_worked_by_hand() -> None:
     ]
 
 
-@pytest.mark.parametrize("policy", [StochasticBeam(2, 2), ConfidenceChain(3, 0.5, "token", "sampled")])
+@pytest.mark.parametrize(
+    "policy", [StochasticBeam(2, 2), DySpec(4, 0.1, 2, 2), ConfidenceChain(3, 0.5, "token", "sampled")]
+)
 def test_missing_uniforms_are_named(policy: TreePolicy) -> None:
     state = policy.start(np.zeros(1, dtype=np.int64))
     with pytest.raises(

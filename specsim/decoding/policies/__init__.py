@@ -11,6 +11,7 @@ from typing import TypeAlias
 from specsim.decoding.policies.best_first import BestFirst
 from specsim.decoding.policies.cast import Cast
 from specsim.decoding.policies.confidence import ConfidenceChain
+from specsim.decoding.policies.dyspec import DySpec
 from specsim.decoding.policies.eagle2 import Eagle2
 from specsim.decoding.policies.opt_tree import OptTree
 from specsim.decoding.policies.rsd import StochasticBeam, rsd_c
@@ -21,6 +22,7 @@ __all__ = [
     "BestFirst",
     "Cast",
     "ConfidenceChain",
+    "DySpec",
     "Eagle2",
     "OptTree",
     "Policy",
@@ -30,5 +32,5 @@ __all__ = [
     "rsd_c",
 ]
 
-Policy: TypeAlias = BestFirst | Cast | ConfidenceChain | Eagle2 | OptTree | StaticTree | StochasticBeam | Talon
+Policy: TypeAlias = BestFirst | Cast | ConfidenceChain | DySpec | Eagle2 | OptTree | StaticTree | StochasticBeam | Talon
 """Every policy there is; ``kind`` tells them apart."""

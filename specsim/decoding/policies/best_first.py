@@ -25,8 +25,7 @@ class BestFirst:
         batch: Nodes run in a pass, at most.
         max_passes: Draft passes, at most; the tree is no deeper.
 
-    Source: SpecExec, Svirschevski et al. 2024 (arXiv:2406.02532), batches of a best-first search; DySpec, Xiong et
-    al. 2024 (arXiv:2410.11744), the same greedy order on sampled candidates.
+    Source: SpecExec, Svirschevski et al. 2024 (arXiv:2406.02532), batches of a best-first search.
     """
 
     budget: int

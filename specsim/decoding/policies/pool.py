@@ -66,17 +66,18 @@ def most_probable(state: DraftState, num: int) -> Array:
     """
     xp, pool = array_namespace(state.path_probs), state.path_probs.shape[1]
     found, ids = top(state.path_probs, min(num, pool))
-    return _ascending(xp.where(found > 0, ids, pool), pool)
+    return ascending(xp.where(found > 0, ids, pool), pool)
 
 
 def all_nodes(state: DraftState) -> Array:
     """Pool ids of all nodes, ``[B, N]`` ascending, then -1."""
     xp, pool = array_namespace(state.parents), state.parents.shape[1]
     ids = xp.arange(pool, device=device(state.parents))
-    return _ascending(xp.where(state.parents == PADDING, pool, ids), pool)
+    return ascending(xp.where(state.parents == PADDING, pool, ids), pool)
 
 
-def _ascending(ids: Array, padding: int) -> Array:
+def ascending(ids: Array, padding: int) -> Array:
+    """``ids[B, N]`` in ascending order, those equal to ``padding`` (above all others) as -1 at the end, and trimmed."""
     xp = array_namespace(ids)
     ids = xp.sort(ids, axis=1)
     return trimmed(xp.where(ids == padding, -1, ids))
