@@ -214,7 +214,7 @@ def law_row(
     set_to = RULES[rule].knobs | (knobs or {})
     tokens, weights = draft_rows(tree, draft, draw)
     parents = np.broadcast_to(np.array(tree.parents), tokens.shape)
-    law = emitted_law(rule, parents, tokens, weights, draft, target, **set_to)
+    law = emitted_law(rule, parents, tokens, weights, draft, target, num_tokens=3, **set_to)
     laws = draft.at_nodes(parents, tokens), target.at_nodes(parents, tokens)
     accepted = outcome(rule, parents, tokens, *laws, **set_to).expected_accepted(parents)
     distance = total_variation(law, target.joint(law.ndim))
@@ -246,7 +246,7 @@ def law_table(
         if temperature > 0 and not label.is_sampled:
             continue
         tree = DraftTree.chain(2) if label.chains_only else DraftTree((-1, 0, 0, 1, 1))
-        worlds = [language.adjusted(temperature, top_p) for language in (draft, target)]
+        ours, theirs = draft.adjusted(temperature, top_p), target.adjusted(temperature, top_p)
         for draw in label.draws:
-            rows.append(replace(law_row(rule, draw, tree, *worlds), temperature=temperature, top_p=top_p))
+            rows.append(replace(law_row(rule, draw, tree, ours, theirs), temperature=temperature, top_p=top_p))
     return rows
