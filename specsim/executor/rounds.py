@@ -278,7 +278,7 @@ def decode(
 
     def goes_on(row: int) -> bool:
         request, text = texts.requests[row], texts.tokens[row]
-        fits = len(text) + reach <= texts.max_context_tokens  # the root is in the text already
+        fits = len(text) + reach < texts.max_context_tokens  # with the bonus token
         return len(text) < goals[request] and fits and not is_finished(request, text)
 
     while True:
