@@ -250,3 +250,26 @@ def test_shipped_heads_draft_for_the_shipped_target(name: str, least: float) -> 
     found, rounds = decoded(target, shipped(name, target), greedily(StaticTree(DraftTree.chain(4))), [prompt], 60)
     assert found[0] == greedy_text(target, prompt, len(found[0]) - len(prompt))
     assert sum(len(done.emitted[0]) for done in rounds) / len(rounds) > least
+
+
+def test_shipped_heads_are_priced_by_the_weights_that_they_have() -> None:
+    from safetensors.torch import load_file
+
+    from specsim.documents import read_json
+    from specsim.executor.session import TINY
+    from specsim.model import from_config, load_model, num_params
+
+    target = load_model(TINY / "target")
+    medusa = from_config(read_json(TINY / "medusa" / "config.json"), "tiny-medusa", base=target)
+    for name, spec in (("medusa", medusa), ("eagle", load_model(TINY / "eagle"))):
+        assert spec.family == name
+        assert num_params(spec) == sum(t.numel() for t in load_file(TINY / name / "model.safetensors").values())
+
+
+def test_the_first_layers_are_priced_as_these_layers() -> None:
+    from specsim.executor.drafters.itself import part_of
+    from specsim.model import load_model
+
+    model = load_model("llama-3.1-8b")
+    assert part_of(model, early_exit(32, 12)).layers[0].count == 12
+    assert part_of(model, early_exit(32, 32)) == model

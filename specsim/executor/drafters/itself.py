@@ -14,6 +14,8 @@ from specsim.executor.drafters.base import Extra, Frontier, Prompt, Verified
 from specsim.executor.drafters.heads import read_head_config
 from specsim.executor.llama import Llama, Sublayers, text_lengths
 from specsim.methods.round import Drafting
+from specsim.model.count import param_counts
+from specsim.model.spec import ModelSpec
 
 
 class SelfDrafter:
@@ -90,6 +92,19 @@ def without(num_layers: int, attention: Sequence[int], mlp: Sequence[int]) -> Su
         if bad := [layer for layer in skipped if not 0 <= layer < num_layers]:
             raise InputError(name, f"must be layers from 0 to {num_layers - 1}", bad[0])
     return [(layer not in attention, layer not in mlp) for layer in range(num_layers)]
+
+
+def part_of(model: ModelSpec, sublayers: Sublayers) -> ModelSpec:
+    """What such a drafter costs: the model with as many whole layers as have the weights of the sublayers that run.
+
+    >>> from specsim.model import load_model
+    >>> part_of(load_model("llama-2-13b"), without(40, attention=range(24), mlp=range(10))).layers[0].count
+    25
+    """
+    counts, (layer,) = param_counts(model), model.layers
+    weights = [counts["attention"] * attends + counts["mlp"] * mixes for attends, mixes in sublayers]
+    kept = max(1, round(sum(weights) / (counts["attention"] + counts["mlp"])))
+    return model.model_copy(update={"layers": (layer.model_copy(update={"count": kept}),)})
 
 
 def load_skipped(path: Path, target: Llama) -> SelfDrafter:

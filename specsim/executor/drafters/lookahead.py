@@ -73,6 +73,7 @@ class Lookahead:
     max_context_tokens: int | None = None
     rows: list[list[list[int]]] = field(default_factory=list)
     pools: list[Pool] = field(default_factory=list)
+    _device: torch.device = field(init=False)
 
     def __post_init__(self) -> None:
         for name, least in (("window", 1), ("level", 2), ("guesses", 1)):
@@ -97,7 +98,7 @@ class Lookahead:
     def start(self, prompt: Prompt) -> None:
         """The first row of the window is the end of the prompt, once more: any tokens would do."""
         self.pools = [Pool(self.guesses) for _ in prompt.tokens]
-        self.rows = []
+        self.rows, self._device = [], prompt.cache.kv.device
         for pool, tokens in zip(self.pools, prompt.tokens, strict=True):
             self.rows.append([[tokens[-self.window :][j % len(tokens[-self.window :])] for j in range(self.window)]])
             if self.pool_from_prompt:
@@ -127,8 +128,9 @@ class Lookahead:
         """The window; texts have the same number of rows, for they started together."""
         num_rows, columns = len(self.rows[0]), torch.arange(self.window)
         offsets = (torch.arange(num_rows)[:, None] + columns + 1).flatten()
-        tokens = [[token for line in window for token in line] for window in self.rows]
-        return Extra(torch.tensor(tokens), offsets[None], window_mask(num_rows, self.window)[None])
+        tokens = torch.tensor([[token for line in window for token in line] for window in self.rows])
+        seen = window_mask(num_rows, self.window)
+        return Extra(tokens.to(self._device), offsets[None].to(self._device), seen[None].to(self._device))
 
     def observe(self, verified: Verified) -> None:
         if verified.extra_logits is None:

@@ -39,7 +39,6 @@ class TokenRecycling:
         vocab_size: Of the target.
         num_successors: Candidates kept per token.
         needs_prompt_logits: Learn from the prompt too, which the original does not.
-        device: Where the table lies: the target's.
 
     Source: Luo et al. 2025 (arXiv:2408.08696).
     """
@@ -47,7 +46,6 @@ class TokenRecycling:
     vocab_size: int
     num_successors: int = 8
     needs_prompt_logits: bool = False
-    device: str = "cpu"
     drafting: Drafting = "lookup"
     max_depth: int | None = None
     needs_features: bool = False
@@ -57,15 +55,17 @@ class TokenRecycling:
     seen: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.successors = torch.zeros(self.vocab_size, self.num_successors, dtype=torch.int64, device=self.device)
-        self.seen = torch.zeros(self.vocab_size, dtype=torch.bool, device=self.device)
-        self._falling = -FALL * torch.arange(self.num_successors, device=self.device)
+        self.successors = torch.zeros(self.vocab_size, self.num_successors, dtype=torch.int64)
+        self.seen = torch.zeros(self.vocab_size, dtype=torch.bool)
+        self._falling = -FALL * torch.arange(self.num_successors)
 
     def start(self, prompt: Prompt) -> None:
-        self.pending_tokens = [1] * len(prompt.tokens)
+        device, self.pending_tokens = prompt.cache.kv.device, [1] * len(prompt.tokens)
+        self.successors, self.seen = self.successors.to(device), self.seen.to(device)
+        self._falling = self._falling.to(device)
         if prompt.logits is not None:
             for row, length in enumerate(prompt.lengths):
-                tokens = torch.tensor(prompt.tokens[row][:length], device=self.device, dtype=torch.int64)
+                tokens = torch.tensor(prompt.tokens[row][:length], device=device, dtype=torch.int64)
                 self._learn(tokens, prompt.logits[row, :length])
 
     def law(self, frontier: Frontier) -> torch.Tensor:
