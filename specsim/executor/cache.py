@@ -76,6 +76,7 @@ class TailMask:
         self.seen = seen
         self._tail: torch.Tensor | None = None
         self._even: torch.Tensor | None = None
+        self._group = 0
 
     def over(self, cache: KvCache, group: int) -> torch.Tensor:
         """Additive mask ``[R, 1, group * n, cache.end]`` for the pass whose tokens were just appended."""
@@ -86,10 +87,10 @@ class TailMask:
             num_rows = len(cache.lengths)
             text = text_mask(cache, cache.end - self.seen.shape[2])[:, None].expand(-1, self.seen.shape[1], -1)
             return torch.cat([text, self._tail.expand(num_rows, -1, -1)], dim=2).repeat(1, group, 1)[:, None]
-        if self._even is None or self._even.shape[3] < cache.end:
+        if self._even is None or self._even.shape[3] < cache.end or self._group != group:
             rows, new, tail_slots = self.seen.shape
             zeros = self._tail.new_zeros(rows, new, max(cache.capacity, cache.end) - tail_slots)
-            self._even = torch.cat([zeros, self._tail], dim=2).repeat(1, group, 1)[:, None]
+            self._even, self._group = torch.cat([zeros, self._tail], dim=2).repeat(1, group, 1)[:, None], group
         return self._even[..., self._even.shape[3] - cache.end :]
 
 
