@@ -273,3 +273,17 @@ def test_the_first_layers_are_priced_as_these_layers() -> None:
     model = load_model("llama-3.1-8b")
     assert part_of(model, early_exit(32, 12)).layers[0].count == 12
     assert part_of(model, early_exit(32, 32)) == model
+
+
+def test_skipped_sublayers_are_read_from_the_shipped_file_and_refused_from_a_broken_one(tmp_path: Path) -> None:
+    from specsim.executor.drafters.itself import load_skipped
+    from specsim.executor.llama import load_llama
+    from specsim.executor.session import TINY
+
+    target = load_llama(TINY / "target")
+    sublayers = [part for layer in load_skipped(TINY / "skipped.json", target).sublayers for part in layer]
+    assert 0 < sum(sublayers) < len(sublayers)
+    for text in ("[]", '{"skipped_attention": []}', '{"skipped_attention": [9], "skipped_mlp": []}'):
+        (tmp_path / "skipped.json").write_text(text)
+        with pytest.raises(InputError):
+            load_skipped(tmp_path / "skipped.json", target)

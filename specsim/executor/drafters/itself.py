@@ -8,10 +8,10 @@ from typing import Final
 
 import torch
 
+from specsim.documents import read_json
 from specsim.errors import InputError
 from specsim.executor.cache import KvCache, TailMask
 from specsim.executor.drafters.base import Extra, Frontier, Prompt, Verified
-from specsim.executor.drafters.heads import read_head_config
 from specsim.executor.llama import Llama, Sublayers, text_lengths
 from specsim.methods.round import Drafting
 from specsim.model.count import param_counts
@@ -108,6 +108,16 @@ def part_of(model: ModelSpec, sublayers: Sublayers) -> ModelSpec:
 
 
 def load_skipped(path: Path, target: Llama) -> SelfDrafter:
-    """The drafter whose ``skipped_attention`` and ``skipped_mlp`` stand in a file that a search has written."""
-    found = read_head_config(path)
-    return SelfDrafter(target, without(target.shape.num_layers, found["skipped_attention"], found["skipped_mlp"]))
+    """The drafter whose ``skipped_attention`` and ``skipped_mlp`` stand in a file that a search has written.
+
+    Raises:
+        InputError: where these are not there, or no lists of the target's layers.
+    """
+    found = read_json(path)
+    skipped = []
+    for name in ("skipped_attention", "skipped_mlp"):
+        layers = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):
+            raise InputError(name, f"must be a list of layers in {path.name}", layers)
+        skipped.append(layers)
+    return SelfDrafter(target, without(target.shape.num_layers, *skipped))
