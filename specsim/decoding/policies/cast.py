@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import ClassVar, Literal
 
+import numpy as np
 from array_api_compat import array_namespace
+from numpy.typing import NDArray
 
 from specsim.decoding.arrays import Array, pick, trimmed
 from specsim.decoding.policies.pool import check_at_least, most_probable, top_children_of_each
@@ -15,29 +17,34 @@ from specsim.decoding.propose import top
 from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree
 from specsim.errors import InputError
 
+Float = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Cast:
     """EAGLE-2's tree with its width, depth and size chosen by cost, the same numbers for all rows of a batch.
 
-    Expected tokens are path probabilities, averaged over the rows; a row with less to offer is padded.
+    Expected tokens are path probabilities, averaged over the rows; a row with less to offer is padded. A level that is
+    not drafted yet is expected to bring what the nodes run for it hold, times the recent ratio from level to level.
+
+    At ``prices`` (tokens that a unit of time must bring), as in the paper:
 
     * Width: of a level's children, best first, run the k for which ``expected tokens - price * draft_cost`` is largest.
-    * Depth: run them if the tokens that the level below should bring (theirs, times the recent ratio from one level to
-      the next) are worth the price of the pass.
+    * Depth: run them if the tokens that the level below should bring are worth the price of the pass.
     * Size: verify the n for which ``expected tokens - price * verify_cost`` is largest.
 
     Where expected tokens have falling and costs rising increments, the largest objective is the last increment worth
     its price, which is how the paper says it; the objective also holds for costs that move in steps.
+
+    Without prices each choice is for the largest expected tokens per unit of time of the whole round, what was drafted
+    already being paid: run the k that raises it most in expectation, or end; verify the n of the highest.
 
     Args:
         top_k: Children drafted of each node run.
         max_depth: Most levels.
         draft_cost: Time of a draft pass over 1, 2, ... nodes of each row; its length bounds the width.
         verify_cost: Time of the target's pass over 1, 2, ... nodes of each row, root in; its length bounds the tree.
-        prices: Tokens that a unit of time must bring, in the choices of width, depth and size (with times in plain
-            decoding steps the paper's C1, C2, C3). None: what the best tree drafted so far brings per unit of time,
-            and of all sizes the one that brings most.
+        prices: For width, depth and size; with times in plain decoding steps the paper's C1, C2, C3. Or None.
         recent: How many ratios from level to level to average; they start from a single 1.
 
     Source: Hong et al. 2025 (arXiv:2510.26577).
@@ -77,42 +84,42 @@ class Cast:
         if len(state.laws) == self.max_depth:
             return state
         found, best = top(state.path_probs[:, num_before:], min(len(self.draft_cost), columns.shape[1]))
-        tokens_by_width = _cumulated(found)
-        width_price, depth_price = self.prices[:2] if self.prices else [self.rate(state)] * 2
-        worth = [
-            value - _paid(width_price, cost) for value, cost in zip(tokens_by_width, self.draft_cost, strict=False)
-        ]
-        width = 1 + worth.index(max(worth))
-        below = self._ratio(state, tokens_by_width[width - 1]) * tokens_by_width[width - 1]
-        if not below or below < _paid(depth_price, self.draft_cost[width - 1]):
-            return state
+        width = self._width_at_prices(state, found) if self.prices else self._width_of_best_rate(state, found)
         chosen = array_namespace(best).where(found > 0, best + num_before, -1)[:, :width]
         return state.then(trimmed(chosen))
 
     def select(self, state: DraftState) -> TokenTree:
         """The most probable nodes, as many as pay."""
-        expected = self._expected_tokens(state)
-        if self.prices:
-            worth = [
-                (value - self.prices[2] * cost, 0.0) for value, cost in zip(expected, self.verify_cost, strict=False)
-            ]
-        else:
-            worth = list(zip(self._rates(state), expected, strict=True))
-        return subtree(state, most_probable(state, 1 + worth.index(max(worth))))
+        expected = np.cumsum(self._offered(state))
+        costs = np.asarray(self.verify_cost[: len(expected)])
+        worth = expected - self.prices[2] * costs if self.prices else _rates(expected, self._drafting(state) + costs)
+        return subtree(state, most_probable(state, 1 + _last_best(worth)))
 
-    def rate(self, state: DraftState) -> float:
-        """Expected tokens per unit of time of the best tree drafted so far, its draft passes paid."""
-        return max(self._rates(state))
+    def _width_at_prices(self, state: DraftState, found: Array) -> int:
+        assert self.prices is not None
+        costs, expected = np.asarray(self.draft_cost[: found.shape[1]]), np.cumsum(_mean(found))
+        width = 1 + _last_best(expected - self.prices[0] * costs)
+        level = float(expected[width - 1])
+        below = self._ratio(state, level) * level
+        return width if below >= self.prices[1] * costs[width - 1] else 0
 
-    def _rates(self, state: DraftState) -> list[float]:
-        drafting = sum(self.draft_cost[laws.shape[1] - 1] for laws in state.laws)
-        times = (drafting + cost for cost in self.verify_cost)
-        return [value / t if t else math.inf for value, t in zip(self._expected_tokens(state), times, strict=False)]
+    def _width_of_best_rate(self, state: DraftState, found: Array) -> int:
+        """By forecast: all widths at once, 0 among them, each with the best size to verify afterwards."""
+        level, offered = _mean(found), self._offered(state)
+        ahead = np.tril(np.ones((len(level) + 1, len(level))), -1) * level * self._ratio(state, float(level.sum()))
+        pool = np.concatenate([np.broadcast_to(offered, (len(ahead), len(offered))), ahead], axis=1)
+        expected = np.cumsum(-np.sort(-pool, axis=1), axis=1)[:, : len(self.verify_cost)]
+        drafting = self._drafting(state) + np.array([0.0, *self.draft_cost[: len(level)]])
+        times = drafting[:, None] + np.asarray(self.verify_cost[: expected.shape[1]])
+        return _last_best(_rates(expected, times).max(axis=1))
 
-    def _expected_tokens(self, state: DraftState) -> list[float]:
-        """By size, root in: the mean over rows of the best tree's path probabilities, the root's 1 for the bonus."""
-        found, _ = top(state.path_probs, min(len(self.verify_cost), state.path_probs.shape[1]))
-        return _cumulated(found)
+    def _drafting(self, state: DraftState) -> float:
+        """Time of the passes made."""
+        return float(sum(self.draft_cost[laws.shape[1] - 1] for laws in state.laws))
+
+    def _offered(self, state: DraftState) -> Float:
+        """Path probabilities of the most probable nodes, best first: the root's 1 counts the bonus token."""
+        return _mean(top(state.path_probs, min(len(self.verify_cost), state.path_probs.shape[1]))[0])
 
     def _ratio(self, state: DraftState, newest: float) -> float:
         """Mean of the recent ratios between the expected tokens of a level run and of the one above it."""
@@ -127,11 +134,18 @@ class Cast:
         return sum(ratios) / len(ratios)
 
 
-def _cumulated(found: Array) -> list[float]:
-    """Sums of the first 1, 2, ... of ``found[B, N]``, averaged over the rows."""
-    return [total / found.shape[0] for total in accumulate(found.sum(0).tolist())]
+def _mean(found: Array) -> Float:
+    """``found[B, N]`` averaged over the rows, on the host."""
+    total: Float = np.asarray(found.sum(0).tolist(), dtype=float)
+    return total / float(found.shape[0])
 
 
-def _paid(price: float, cost: float) -> float:
-    """Tokens that a cost must bring; what is free must bring none at any price."""
-    return price * cost if cost else 0.0
+def _rates(expected: Float, times: Float) -> Float:
+    """Tokens per time; what takes no time ranks above all else, by its tokens."""
+    free = times == 0
+    return np.where(free, 1e300 * expected, expected / np.where(free, 1.0, times))
+
+
+def _last_best(values: Float) -> int:
+    """Index of the largest; of equals the last, since a gain too small for its sum is still a gain."""
+    return len(values) - 1 - int(np.argmax(values[::-1]))
