@@ -192,7 +192,7 @@ def lenient(
         law, proposal = target[i - 1], leniency * draft[i - 1]
         drawn = proposal[tokens[i]]
         if drawn == 0 or coins[i] >= law[tokens[i]] / drawn:
-            rest = norm(np.maximum(law - proposal, 0), law) if residual else law
+            rest = norm(np.maximum(law - proposal, 0), law) if residual and drawn > 0 else law
             return list(range(i)), invert(rest, bonus)
     return list(range(len(tokens))), invert(target[len(tokens) - 1], bonus)
 
@@ -338,9 +338,7 @@ def test_block_and_traversal_by_hand() -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_leniency_1_is_token_rejection(seed: int) -> None:
-    """For drafts that the draft law can make: any token where it has no zeros."""
     case = random_round(seed, chain=True)
-    case["draft_probs"] = (case["draft_probs"] + 0.1) / 1.4
     lenient, strict = verify("leniency", **case, leniency=1.0), verify("token_rejection", **case)
     for name in Verdict.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(lenient, name), getattr(strict, name))

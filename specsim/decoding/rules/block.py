@@ -6,7 +6,7 @@ from array_api_compat import array_namespace, device
 
 from specsim.decoding.arrays import PADDING, Array, normalised
 from specsim.decoding.rules.traversal import accept_probs_of_coins
-from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, verdict_at
+from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, prefix_verdict
 from specsim.decoding.sampling import sample
 
 
@@ -34,7 +34,7 @@ def block_verification(parents: Array, tokens: Array, draft_probs: Array, target
     nodes = xp.arange(parents.shape[1], device=device(parents))
     end = xp.max(xp.where(draws.accept < rates, nodes, 0), axis=1)
     law = left[xp.arange(parents.shape[0], device=device(parents)), end]
-    return verdict_at(parents, end, sample(law, draws.bonus))
+    return prefix_verdict(end, parents.shape[1], sample(law, draws.bonus))
 
 
 def block_rates(parents: Array, tokens: Array, draft_probs: Array, target_probs: Array) -> tuple[Array, Array]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array_api_compat import array_namespace, device
 
-from specsim.decoding.arrays import PADDING, Array, depths, normalised, path_probs
-from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, is_child, verdict_at
+from specsim.decoding.arrays import PADDING, Array, depths, path_probs
+from specsim.decoding.rules.rejection import chain_accept_probs, chain_end, residual, row_numbers
+from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, prefix_verdict, verdict_at
 from specsim.decoding.sampling import sample
 
 
@@ -84,8 +85,10 @@ def leniency(
     [[0, 1]]
     """
     check_chains("leniency", parents)
-    accept, left = _lenient_chain(parents, tokens, draft_probs, target_probs, leniency)
-    return _prefix(parents, accept, left, draws)
+    end, taken = chain_end(parents, tokens, draft_probs, target_probs, draws, leniency)
+    rows = row_numbers(end)
+    law = residual(target_probs[rows, end], draft_probs[rows, end], taken)
+    return prefix_verdict(end, parents.shape[1], sample(law, draws.bonus))
 
 
 def reject_then_sample(parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, draws: Draws) -> Verdict:
@@ -99,31 +102,9 @@ def reject_then_sample(parents: Array, tokens: Array, draft_probs: Array, target
     Source: Koh & Yang, resource-aware parallel speculative decoding between phones and edge servers.
     """
     check_chains("reject_then_sample", parents)
-    accept, _ = _lenient_chain(parents, tokens, draft_probs, target_probs, 1.0)
-    return _prefix(parents, accept, target_probs, draws)
-
-
-def _lenient_chain(
-    parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, leniency: float
-) -> tuple[Array, Array]:
-    """Acceptance ``[B, N]`` of each token given those before it, and the law ``[B, N, V]`` where the path ends."""
-    xp = array_namespace(parents, target_probs)
-    wanted, drawn = (drafted_probs(parents, tokens, laws) for laws in (target_probs, draft_probs))
-    drawn = drawn * leniency
-    accept = xp.minimum(wanted, drawn) / xp.where(drawn > 0, drawn, xp.ones_like(drawn))
-    has_child = xp.any(is_child(parents), axis=-1)
-    taken = xp.astype(has_child, target_probs.dtype) * leniency
-    left = normalised(xp.clip(target_probs - taken[..., None] * draft_probs, min=0.0), target_probs)
-    return xp.where(parents >= 0, accept, xp.astype(parents == -1, accept.dtype)), left
-
-
-def _prefix(parents: Array, accept: Array, left: Array, draws: Draws) -> Verdict:
-    """The longest prefix of accepted tokens, and a sample of the law left after it."""
-    xp = array_namespace(parents)
-    nodes = xp.arange(parents.shape[1], device=device(parents))
-    refused = (draws.accept >= accept) & (nodes > 0)
-    first = xp.min(xp.where(refused, nodes, parents.shape[1]), axis=1)
-    return target_after(parents, first - 1, left, draws)
+    end, _ = chain_end(parents, tokens, draft_probs, target_probs, draws)
+    law = target_probs[row_numbers(end), end]
+    return prefix_verdict(end, parents.shape[1], sample(law, draws.bonus))
 
 
 def lenient_outcome(
@@ -131,4 +112,5 @@ def lenient_outcome(
 ) -> tuple[Array, Array]:
     """Acceptance ``[B, N]`` and bonus laws ``[B, N, V]`` of :func:`leniency`; see ``Outcome``."""
     check_chains("leniency", parents)
-    return _lenient_chain(parents, tokens, draft_probs, target_probs, leniency)
+    accept, taken = chain_accept_probs(parents, tokens, draft_probs, target_probs, leniency)
+    return accept, residual(target_probs, draft_probs, taken)

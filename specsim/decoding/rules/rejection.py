@@ -5,7 +5,7 @@ from __future__ import annotations
 from array_api_compat import array_namespace, device
 
 from specsim.decoding.arrays import Array, normalised
-from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, family, verdict
+from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, family, prefix_verdict, verdict
 from specsim.decoding.sampling import sample
 
 
@@ -14,15 +14,13 @@ def after_rejection(
 ) -> tuple[Array, Array]:
     """The law still to reproduce, and the law of the next draw, where ``token[...]`` was ``rejected[...]``.
 
-    See :func:`accept_prob_and_residual`. Where it was not rejected the law stays.
+    See :func:`accept_prob_and_residual`. Where it was not rejected, or not drawn, the law stays.
     """
     xp = array_namespace(law, proposal)
-    # A token that was not drawn from the proposal takes nothing off the law.
-    taken = xp.astype(rejected & (entry(proposal, token) > 0), law.dtype)
-    residual = normalised(xp.clip(law - proposal * taken[..., None], min=0.0), law)
+    left = normalised(xp.clip(law - proposal * xp.astype(rejected, law.dtype)[..., None], min=0.0), law)
     if replacement:
-        return residual, proposal
-    return residual, rest_of(proposal, token)
+        return left, proposal
+    return left, rest_of(proposal, token)
 
 
 def rest_of(proposal: Array, token: Array) -> Array:
@@ -63,7 +61,7 @@ def accept_prob_and_residual(
     wanted, drawn = entry(law, token), entry(proposal, token)
     # min(p, q) / q and not p / q, which overflows for the smallest q.
     accept = xp.minimum(wanted, drawn) / xp.where(drawn > 0, drawn, xp.ones_like(drawn))
-    return accept, *after_rejection(law, proposal, token, drawn >= 0, replacement=replacement)
+    return accept, *after_rejection(law, proposal, token, drawn > 0, replacement=replacement)
 
 
 def entry(laws: Array, token: Array) -> Array:
@@ -77,7 +75,8 @@ def entry(laws: Array, token: Array) -> Array:
 def token_rejection(parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, draws: Draws) -> Verdict:
     """Speculative sampling of a chain: accept the longest prefix of accepted tokens, then sample the residual.
 
-    It is recursive rejection where no node has a second child. Per token, sum min(draft, target) is accepted.
+    It does what recursive rejection does where no node has a second child. Per token, sum min(draft, target) is
+    accepted.
 
     Raises:
         InputError: when a tree branches.
@@ -85,7 +84,50 @@ def token_rejection(parents: Array, tokens: Array, draft_probs: Array, target_pr
     Source: Leviathan et al. 2023 (arXiv:2211.17192); Chen et al. 2023 (arXiv:2302.01318).
     """
     check_chains("token_rejection", parents)
-    return recursive_rejection(parents, tokens, draft_probs, target_probs, draws, replacement=True)
+    end, taken = chain_end(parents, tokens, draft_probs, target_probs, draws)
+    rows = row_numbers(end)
+    law = residual(target_probs[rows, end], draft_probs[rows, end], taken)
+    return prefix_verdict(end, parents.shape[1], sample(law, draws.bonus))
+
+
+def chain_accept_probs(
+    parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, leniency: float = 1.0
+) -> tuple[Array, Array]:
+    """Acceptance ``[B, N]`` of each token of a chain given those before it, 1 for the root.
+
+    And ``[B, N]`` what multiple of the draft's law a rejection after each node takes off the target's: ``leniency``,
+    or nothing where no token was drawn.
+    """
+    xp = array_namespace(parents, target_probs)
+    wanted, drawn = (drafted_probs(parents, tokens, laws) for laws in (target_probs, draft_probs))
+    drawn = drawn * leniency
+    accept = xp.minimum(wanted, drawn) / xp.where(drawn > 0, drawn, xp.ones_like(drawn))
+    was_drawn = xp.astype((drawn > 0) & (parents >= 0), accept.dtype)
+    taken = xp.concat([was_drawn[:, 1:], xp.zeros_like(was_drawn[:, :1])], axis=1) * leniency
+    return xp.where(parents >= 0, accept, xp.astype(parents == -1, accept.dtype)), taken
+
+
+def chain_end(
+    parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, draws: Draws, leniency: float = 1.0
+) -> tuple[Array, Array]:
+    """The last node ``[B]`` of the longest accepted prefix, and the multiple ``[B]`` of the draft's law to take off."""
+    xp = array_namespace(parents, target_probs)
+    accept, taken = chain_accept_probs(parents, tokens, draft_probs, target_probs, leniency)
+    nodes = xp.arange(parents.shape[1], device=device(parents))
+    refused = (draws.accept >= accept) & (nodes > 0)
+    end = xp.min(xp.where(refused, nodes, parents.shape[1]), axis=1) - 1
+    return end, taken[row_numbers(end), end]
+
+
+def residual(target_probs: Array, draft_probs: Array, taken: Array) -> Array:
+    """The target's laws ``[..., V]`` less ``taken[...]`` times the draft's, normalised."""
+    xp = array_namespace(target_probs)
+    return normalised(xp.clip(target_probs - taken[..., None] * draft_probs, min=0.0), target_probs)
+
+
+def row_numbers(per_row: Array) -> Array:
+    """Row numbers for ``per_row[B]``."""
+    return array_namespace(per_row).arange(per_row.shape[0], device=device(per_row))
 
 
 def recursive_rejection(
@@ -129,11 +171,11 @@ def recursive_rejection(
             node = xp.where(accepted, child, node)
             rejected = tried & ~accepted
             if bool(xp.any(rejected)):
-                law, proposal = after_rejection(law, proposal, token, rejected, replacement=replacement)
+                law, proposal = after_rejection(law, proposal, token, rejected & (drawn > 0), replacement=replacement)
             child = xp.where(rejected, next_sibling[rows, child], -1)
         descended = node != before
         path.append(xp.where(descended, node, -1))
         if bool(xp.any(descended)):
             law = xp.where(descended[:, None], target_probs[rows, node], law)
         child = xp.where(descended, first_child[rows, node], -1)
-    return verdict(path, sample(law, draws.bonus))
+    return verdict(xp.stack(path, axis=1), sample(law, draws.bonus))

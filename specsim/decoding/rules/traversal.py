@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace, device
 
 from specsim.decoding.arrays import Array, depths, normalised
-from specsim.decoding.rules.rejection import rest_of
 from specsim.decoding.rules.verdict import Draws, Verdict, family, is_child, verdict_at
 from specsim.decoding.sampling import sample
 
@@ -16,7 +15,7 @@ from specsim.decoding.sampling import sample
 class Level:
     """The nodes of one depth that have children, ``rows[K]`` and ``nodes[K]``, once all their children were refused.
 
-    ``laws[K, V]`` is what is then left of the target's law.
+    ``laws[K, V]`` is what is then left of the target's law, times the node's rate.
     """
 
     rows: Array
@@ -63,7 +62,11 @@ def traversal(
     law = target_probs[xp.arange(parents.shape[0], device=device(parents)), end]
     for level in levels:
         ends_here = level.nodes == end[level.rows]
-        law[level.rows[ends_here]] = level.laws[ends_here]
+        # Where rounding left nothing, the law is kept as it is.
+        left = level.laws[ends_here]
+        law[level.rows[ends_here]] = xp.where(
+            xp.any(left > 0, axis=-1, keepdims=True), left, law[level.rows[ends_here]]
+        )
     return verdict_at(parents, end, sample(law, draws.bonus))
 
 
@@ -73,39 +76,47 @@ def traversal_rates(
     """Rate ``[B, N]`` at which each node is accepted when its turn comes, and the laws left then, by depth."""
     xp = array_namespace(parents, target_probs)
     num_nodes = parents.shape[1]
-    depth = depths(parents)
     first_child, next_sibling = family(parents)
     # One column more than nodes: what is written for a child that does not exist goes there.
     rates = xp.zeros((parents.shape[0], num_nodes + 1), dtype=target_probs.dtype, device=device(target_probs))
     rates[:, 0] = 1
-    levels = []
-    for level in range(int(xp.max(depth))):
-        rows, nodes = xp.nonzero((depth == level) & (first_child >= 0))
-        law, proposal, rate = target_probs[rows, nodes], draft_probs[rows, nodes], rates[rows, nodes]
-        places, child = xp.arange(rows.shape[0], device=device(rows)), first_child[rows, nodes]
-        while bool(xp.any(child >= 0)):
+    above, every = xp.clip(parents, min=0), xp.arange(parents.shape[0], device=device(parents))[:, None]
+    at_level = parents == -1
+    levels: list[Level] = []
+    while True:
+        rows, nodes = xp.nonzero(at_level & (first_child >= 0))
+        if rows.shape[0] == 0:
+            return rates[:, :num_nodes], levels
+        places = xp.arange(rows.shape[0], device=device(rows))
+        rate, child, proposal = rates[rows, nodes], first_child[rows, nodes], draft_probs[rows, nodes]
+        scaled = rate[:, None] * target_probs[rows, nodes]  # the rate a times the law t: its sum is a
+        while bool(xp.any(exists := child >= 0)):
             token = tokens[rows, child]
-            drawn = proposal[places, token]
-            was_drawn = (child >= 0) & (drawn > 0)
-            accept = xp.minimum(rate * law[places, token], drawn) / xp.where(was_drawn, drawn, xp.ones_like(drawn))
-            rates[rows, xp.where(child >= 0, child, num_nodes)] = accept
-            rate, law = _after_deletion(rate, law, proposal, was_drawn)
-            proposal = proposal if replacement else rest_of(proposal, token)
-            child = xp.where(child >= 0, next_sibling[rows, child], child)
+            drawn, mass = proposal[places, token], xp.sum(proposal, axis=-1)
+            was_drawn = exists & (drawn > 0)
+            # The proposal normalised, and nothing where no child is deleted or it was not drawn.
+            scale = xp.astype(was_drawn, drawn.dtype) / xp.where(was_drawn, mass, xp.ones_like(mass))
+            drawn = drawn * scale
+            accept = xp.minimum(scaled[places, token], drawn) / xp.where(was_drawn, drawn, xp.ones_like(drawn))
+            rates[rows, xp.where(exists, child, num_nodes)] = accept
+            scaled, rate = _after_deletion(scaled, rate, proposal * scale[:, None])
+            if not replacement:
+                proposal[places, token] = 0
+            child = xp.where(exists, next_sibling[rows, child], child)
         rates[rows, nodes] = rate
-        levels.append(Level(rows, nodes, law))
-    return rates[:, :num_nodes], levels
+        levels.append(Level(rows, nodes, scaled))
+        at_level = at_level[every, above] & (parents >= 0)
 
 
-def _after_deletion(rate: Array, law: Array, proposal: Array, was_drawn: Array) -> tuple[Array, Array]:
-    """Rate ``[K]`` and law ``[K, V]`` of nodes that lost a child; as they were where it was not drawn."""
-    xp = array_namespace(law)
-    gain = xp.clip(rate[:, None] * law - proposal * xp.astype(was_drawn, law.dtype)[:, None], min=0.0)
+def _after_deletion(scaled: Array, rate: Array, proposal: Array) -> tuple[Array, Array]:
+    """Law times rate ``[K, V]`` and rate ``[K]`` of nodes that lost a child: ``a t := (a t - d)+ / (S + 1 - a)``."""
+    xp = array_namespace(scaled)
+    gain = xp.clip(scaled - proposal, min=0.0)
     mass = xp.sum(gain, axis=-1)
-    # Both terms vanish only where the laws are equal and the rate is 1: the child had rate 1 as well.
     total = mass + (1 - rate)
-    left = xp.where(total > 0, mass / xp.where(total > 0, total, xp.ones_like(total)), rate)
-    return xp.where(was_drawn, left, rate), normalised(gain, law)
+    # It vanishes only where the laws are equal and the rate is 1: the child had rate 1 as well.
+    total = xp.where(total > 0, total, xp.ones_like(total))
+    return gain / total[:, None], mass / total
 
 
 def _first_success(parents: Array, succeeds: Array, num_levels: int) -> Array:
@@ -132,7 +143,8 @@ def traversal_outcome(
     rates, levels = traversal_rates(parents, tokens, draft_probs, target_probs, replacement=replacement)
     bonus_probs = xp.asarray(target_probs, copy=True)
     for level in levels:
-        bonus_probs[level.rows, level.nodes] = level.laws
+        here = level.rows, level.nodes
+        bonus_probs[here] = normalised(level.laws, bonus_probs[here])
     return accept_probs_of_coins(parents, rates), bonus_probs
 
 

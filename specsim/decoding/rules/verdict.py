@@ -40,12 +40,11 @@ class Verdict:
     bonus: Array
 
 
-def verdict(path: list[Array], bonus: Array) -> Verdict:
-    """The verdict from one ``[B]`` of nodes per depth, the roots first, -1 where a path has ended."""
+def verdict(path: Array, bonus: Array) -> Verdict:
+    """The verdict from ``path[B, L]``: nodes by depth, the root first, -1 where a path has ended."""
     xp = array_namespace(bonus)
-    nodes = xp.stack(path, axis=1)
-    num_accepted = xp.sum(xp.astype(nodes > 0, xp.int64), axis=1)
-    return Verdict(nodes[:, : int(xp.max(num_accepted)) + 1], num_accepted, bonus)
+    num_accepted = xp.sum(xp.astype(path > 0, xp.int64), axis=1)
+    return Verdict(path[:, : int(xp.max(num_accepted)) + 1], num_accepted, bonus)
 
 
 def verdict_at(parents: Array, end: Array, bonus: Array) -> Verdict:
@@ -64,7 +63,14 @@ def verdict_at(parents: Array, end: Array, bonus: Array) -> Verdict:
         path.append(xp.where(path[-1] % num_nodes > 0, parents[rows, path[-1] % num_nodes], num_nodes))
     # A parent comes before its children, so sorted ids are the path from the root down.
     nodes = xp.sort(xp.stack(path, axis=1), axis=1)
-    return verdict([xp.where(column == num_nodes, -1, column) for column in xp.unstack(nodes, axis=1)], bonus)
+    return verdict(xp.where(nodes == num_nodes, -1, nodes), bonus)
+
+
+def prefix_verdict(end: Array, num_nodes: int, bonus: Array) -> Verdict:
+    """The verdict on chains of ``num_nodes`` whose path leads to ``end[B]``."""
+    xp = array_namespace(end)
+    nodes = xp.arange(num_nodes, dtype=xp.int64, device=device(end))
+    return verdict(xp.where(nodes <= end[:, None], nodes, -1), bonus)
 
 
 def drafted_probs(parents: Array, tokens: Array, laws: Array) -> Array:
