@@ -23,7 +23,7 @@ class ConfidenceChain:
 
     Args:
         draft_len: Most tokens.
-        threshold: In [0, 1]; a number, or an array with one for each row. 0 never stops.
+        threshold: In [0, 1]; a number, or one for each row in an array like the laws. 0 never stops.
         measure: What must be at least the threshold for drafting to go on.
             "token": the draft probability of the last token (Draft & Verify). That token is verified too.
             "path": the product of these since the root, that is 1 less the probability that some token so far is
