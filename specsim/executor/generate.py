@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,21 +13,17 @@ import torch
 
 from specsim.errors import InputError
 from specsim.executor.drafters.base import Drafter
-from specsim.executor.drafters.model import ModelDrafter
 from specsim.executor.llama import Llama, load_llama
 from specsim.executor.method import Method
 from specsim.executor.recording import records_of
 from specsim.executor.rounds import Round, check_depth, decode
-from specsim.executor.session import TINY, load_tokenizer
+from specsim.executor.session import TINY
 from specsim.executor.stops import Stops, end_tokens
 from specsim.executor.texts import Texts, start
-from specsim.executor.vocabulary import SharedTokens
+from specsim.executor.vocabulary import load_tokenizer
 from specsim.records import save_records
 
 DTYPES: Final = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}
-
-MakeDrafter = Callable[[Llama], Drafter | None]
-"""A drafter for a target that has been loaded."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +52,6 @@ def load_target(directory: Path, dtype: str, device: str) -> Llama:
     if dtype not in DTYPES:
         raise InputError("dtype", f"must be one of {', '.join(DTYPES)}", dtype)
     return load_llama(directory, DTYPES[dtype], usable_device(device), packed=dtype == "fp32")
-
-
-def model_drafter(target: Llama, target_dir: Path, draft_dir: Path) -> ModelDrafter:
-    """A separate draft model; where its vocabulary is another one, it proposes the tokens that both have.
-
-    Raises:
-        InputError: for a checkpoint that can not be read, or vocabularies that share nothing.
-    """
-    draft = load_llama(draft_dir, target.dtype, str(target.device))
-    sizes = target.shape.vocab_size, draft.shape.vocab_size
-    own, other = load_tokenizer(target_dir), load_tokenizer(draft_dir)
-    if sizes[0] == sizes[1] and own.get_vocab() == other.get_vocab():
-        return ModelDrafter(target, draft)
-    return ModelDrafter(target, draft, SharedTokens(own, other, *sizes, target.device))
 
 
 def generate_text(

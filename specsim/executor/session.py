@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import torch
 
@@ -23,6 +23,7 @@ from specsim.executor.method import Method, Sampling, lossless_rule
 from specsim.executor.recording import records_of
 from specsim.executor.rounds import Round, decode, run_round
 from specsim.executor.texts import Texts, start
+from specsim.executor.vocabulary import load_tokenizer
 from specsim.records import TimedRound
 from specsim.tree import DraftTree
 
@@ -129,20 +130,6 @@ class Session:
     def _timed(self, done: Round, prompt: int, wall_s: float) -> TimedRound:
         record = records_of(done, self.clock_name, wall_s)[0]
         return TimedRound(record.model_copy(update={"request": prompt}), tuple(done.timed))
-
-
-def load_tokenizer(target_dir: Path) -> Any:
-    """The tokenizer beside a checkpoint, or beside the folders of the shipped pair. Raises InputError without one."""
-    from tokenizers import Tokenizer
-
-    for folder in (target_dir, target_dir.parent):
-        path = folder / "tokenizer.json"
-        if path.is_file():
-            try:
-                return Tokenizer.from_file(str(path))
-            except Exception as error:  # the library raises no narrower type
-                raise InputError("tokenizer.json", f"not a readable tokenizer ({error})") from None
-    raise InputError("tokenizer.json", "must be in the target's directory", str(target_dir))
 
 
 def quiet_torch() -> None:

@@ -1,7 +1,8 @@
-"""A drafter of another vocabulary: it proposes the tokens that both have."""
+"""Tokenizers, and a drafter of another vocabulary: it proposes the tokens that both have."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,3 +60,17 @@ class SharedTokens:
         translated = logits.new_full((*logits.shape[:-1], self.target_size), float("-inf"))
         translated[..., self._shared_target] = logits[..., self._shared_draft]
         return translated
+
+
+def load_tokenizer(target_dir: Path) -> Any:
+    """The tokenizer beside a checkpoint, or beside the folders of the shipped pair. Raises InputError without one."""
+    from tokenizers import Tokenizer
+
+    for folder in (target_dir, target_dir.parent):
+        path = folder / "tokenizer.json"
+        if path.is_file():
+            try:
+                return Tokenizer.from_file(str(path))
+            except Exception as error:  # the library raises no narrower type
+                raise InputError("tokenizer.json", f"not a readable tokenizer ({error})") from None
+    raise InputError("tokenizer.json", "must be in the target's directory", str(target_dir))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import torch
 
 from specsim.errors import InputError
 from specsim.executor.cache import KvCache
 from specsim.executor.drafters.base import Extra, Frontier, Prompt, Verified
-from specsim.executor.llama import Llama, text_lengths
+from specsim.executor.llama import Llama, load_llama, text_lengths
+from specsim.executor.vocabulary import SharedTokens, load_tokenizer
 from specsim.methods.round import Drafting
-
-if TYPE_CHECKING:
-    from specsim.executor.vocabulary import SharedTokens
 
 
 class ModelDrafter:
@@ -106,3 +105,17 @@ class ModelDrafter:
 
     def _translated(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.shared is None else self.shared.in_target_ids(logits)
+
+
+def load_model_drafter(target: Llama, target_dir: Path, draft_dir: Path) -> ModelDrafter:
+    """A separate draft model; where its vocabulary is another one, it proposes the tokens that both have.
+
+    Raises:
+        InputError: for a checkpoint that can not be read, or vocabularies that share nothing.
+    """
+    draft = load_llama(draft_dir, target.dtype, str(target.device))
+    sizes = target.shape.vocab_size, draft.shape.vocab_size
+    own, other = load_tokenizer(target_dir), load_tokenizer(draft_dir)
+    if sizes[0] == sizes[1] and own.get_vocab() == other.get_vocab():
+        return ModelDrafter(target, draft)
+    return ModelDrafter(target, draft, SharedTokens(own, other, *sizes, target.device))
