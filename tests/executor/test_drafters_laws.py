@@ -20,9 +20,11 @@ from specsim.executor.drafters.base import Drafter, Frontier, path_tokens
 from specsim.executor.drafters.cascade import Cascade
 from specsim.executor.drafters.eagle import Eagle, load_eagle
 from specsim.executor.drafters.itself import SelfDrafter, early_exit, without
+from specsim.executor.drafters.lookahead import Lookahead
 from specsim.executor.drafters.lookup import PromptLookup
 from specsim.executor.drafters.medusa import load_medusa
 from specsim.executor.drafters.model import ModelDrafter
+from specsim.executor.drafters.recycling import TokenRecycling
 from specsim.executor.llama import Llama
 from specsim.executor.method import Method, Sampling
 from specsim.executor.rounds import run_round
@@ -216,6 +218,9 @@ def test_an_eagle_head_of_another_width_is_refused(tmp_path: Path) -> None:
         lambda: without(2, attention=[2], mlp=[]),
         lambda: SelfDrafter(TARGET, early_exit(3, 1)),
         lambda: PromptLookup(VOCAB, min_n=3, max_n=2),
+        lambda: Lookahead(VOCAB, level=1),
+        lambda: Lookahead(VOCAB, window=0),
+        lambda: TokenRecycling(VOCAB, num_successors=VOCAB + 1),
         lambda: Cascade(DRAFT, PromptLookup(VOCAB), num_ahead=0),
         lambda: Cascade(DRAFT, random_medusa(), num_ahead=1),
     ],

@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 
+from specsim.errors import InputError
 from specsim.executor.drafters.base import Extra, Frontier, Prompt, Verified
 from specsim.methods.round import Drafting
 from specsim.tree import DraftTree
@@ -41,6 +42,9 @@ class TokenRecycling:
         needs_prompt_logits: Learn from the prompt too, which the original does not.
 
     Source: Luo et al. 2025 (arXiv:2408.08696).
+
+    Raises:
+        InputError: for fewer than 1 successor, or more than there are tokens.
     """
 
     vocab_size: int
@@ -55,6 +59,8 @@ class TokenRecycling:
     seen: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        if not 1 <= self.num_successors <= self.vocab_size:
+            raise InputError("num_successors", f"must be from 1 to {self.vocab_size}", self.num_successors)
         self.successors = torch.zeros(self.vocab_size, self.num_successors, dtype=torch.int64)
         self.seen = torch.zeros(self.vocab_size, dtype=torch.bool)
         self._falling = -FALL * torch.arange(self.num_successors)
