@@ -214,6 +214,9 @@ def invert(law: np.ndarray[Any, Any], uniform: float) -> int:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_batched_rule_equals_a_plain_loop(rule: Rule, seed: int) -> None:
     case = random_round(seed, chain=rule in CHAIN_RULES)
+    if rule == "k_seq":
+        # A candidate that its law can not make may be refused where refusal has probability 0, and no residual is left.
+        case["draft_probs"] = (case["draft_probs"] + 0.1) / 1.4
     got = verify(rule, **case)
     for row in range(len(case["parents"])):
         path, bonus = plain_loop(rule, row, case)
