@@ -89,12 +89,10 @@ def main(num_rounds: int = 24) -> None:
         for law, sampling in (("T=0", GREEDY), ("T=1 top-p 0.9", NUCLEUS)):
             for name, drafter_name, shape in CASES:
                 measure(session, watch, (name, drafter_name, law), shape, sampling, prompt, num_rounds // 2, rows)
-    print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, MLP {FFN_SIZE}, load {load_average():.1f}"
-    )
-    print(
-        f"{'method':28} {'drafter':10} {'law':14} {'nodes':>5} {'tokens':>6} {'round ms':>8} {'host ms':>8} {'share':>6}"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, torch {torch.__version__}, MLP {FFN_SIZE}, load {load_average():.1f}")
+    names = f"{'method':28} {'drafter':10} {'law':14} {'nodes':>5} {'tokens':>6}"
+    print(f"{names} {'round ms':>8} {'host ms':>8} {'share':>6}")
     for (name, drafter_name, law), found in rows.items():
         total, host = (statistics.median(one[part] for one in found) * 1e3 for part in (0, 1))
         nodes, tokens = (statistics.mean(one[part] for one in found) for part in (2, 3))

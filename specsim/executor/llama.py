@@ -71,7 +71,6 @@ class Llama:
         x = self.run(self.embedding[tokens], positions, cache, mask, sublayers)
         return functional.rms_norm(x, (self.shape.hidden_size,), self.final_norm, self.shape.norm_eps)
 
-    @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The LM head: ``[..., H]`` to ``[..., V]`` in the model's dtype."""
         return self.lm_head(hidden)

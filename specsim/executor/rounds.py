@@ -38,7 +38,7 @@ class Round:
         emitted: Per row the new tokens.
         target_logits: ``[B, N, V]``.
         method: How.
-        timed: Each piece of work with its seconds.
+        played: Each piece of work with its seconds, the pool and the tree still on it.
     """
 
     requests: list[int]
@@ -49,7 +49,27 @@ class Round:
     emitted: list[list[int]]
     target_logits: torch.Tensor
     method: Method
-    timed: list[tuple[Work, float]]
+    played: list[tuple[Work, float]]
+
+    @property
+    def timed(self) -> list[tuple[Work, float]]:
+        """Each piece of work alone, with its seconds. Not part of the round, whose time it would take."""
+        return [(_plain(work, self.method), seconds) for work, seconds in self.played]
+
+
+def _plain(work: Work, method: Method) -> Work:
+    """The work without the laws and trees that it carries while it is played."""
+    if isinstance(work, DraftRead):
+        return HostWork("draft", work.num_nodes)
+    if not isinstance(work, DraftPass | VerifyPass):
+        return work
+    if isinstance(work, VerifyPass):
+        nodes = tuple(range(work.tree.tokens.shape[1]))
+    elif method.tree is not None:
+        nodes = expanded_levels(method.tree)[len(work.state.laws)]
+    else:
+        nodes = tuple(node for node in work.state.frontier[0].tolist() if node >= 0)
+    return Pass(work.role, work.kind, work.new_tokens, work.context_tokens, work.num_seqs, nodes)
 
 
 def run_round(texts: Texts, method: Method, clock: Clock = time.thread_time, forced: list[int] | None = None) -> Round:
@@ -68,8 +88,8 @@ def check_depth(texts: Texts, method: Method) -> None:
         return
     if texts.drafter is None:
         raise InputError("drafter", "must be given for a method that drafts", None)
-    limit, depth = texts.drafter.max_depth, method.policy.limits.depth
-    if limit is not None and depth > limit:
+    limit = texts.drafter.max_depth
+    if limit is not None and (depth := method.policy.limits.depth) > limit:
         raise InputError("depth", f"must be at most {limit} for this drafter", depth)
 
 
@@ -84,6 +104,7 @@ class _RoundRun:
         self.run_nodes: RunNodes | None = None
         self.extra: Extra | None = None
 
+    @torch.inference_mode()
     def run(self) -> Round:
         texts, drafter = self.texts, self.texts.drafter
         pending = [1] * texts.num_rows if drafter is None or self.method.is_plain else drafter.pending_tokens
@@ -101,7 +122,7 @@ class _RoundRun:
             emitted=self.emitted,
             target_logits=self.logits,
             method=self.method,
-            timed=[(self._plain(work), seconds) for work, seconds in timed],
+            played=timed,
         )
 
     def _played(self, play: Play) -> list[tuple[Work, float]]:
@@ -127,20 +148,6 @@ class _RoundRun:
                 begin = now
             work = following
 
-    def _plain(self, work: Work) -> Work:
-        """The work alone, without the laws and trees that it carries while it is played."""
-        if isinstance(work, DraftRead):
-            return HostWork("draft", work.num_nodes)
-        if not isinstance(work, DraftPass | VerifyPass):
-            return work
-        if isinstance(work, VerifyPass):
-            nodes = tuple(range(work.tree.tokens.shape[1]))
-        elif self.method.tree is not None:
-            nodes = expanded_levels(self.method.tree)[len(work.state.laws)]
-        else:
-            nodes = tuple(node for node in work.state.frontier[0].tolist() if node >= 0)
-        return Pass(work.role, work.kind, work.new_tokens, work.context_tokens, work.num_seqs, nodes)
-
     def _do(self, work: Work) -> torch.Tensor | None:
         match work:
             case DraftPass() | DraftRead():
@@ -156,7 +163,6 @@ class _RoundRun:
     def _uniforms(self, shape: tuple[int, ...]) -> torch.Tensor:
         return self.texts.uniforms(*shape[1:])
 
-    @torch.inference_mode()
     def _draft(self, state: DraftState) -> torch.Tensor:
         drafter = self.texts.drafter
         assert drafter is not None
@@ -174,7 +180,6 @@ class _RoundRun:
         self.run_nodes = self.run_nodes.grown(state)
         return self.run_nodes.mask(state.frontier.shape[1])
 
-    @torch.inference_mode()
     def _target(self, state: DraftState, tree: TokenTree) -> None:
         texts, cache, drafter = self.texts, self.texts.cache, self.texts.drafter
         cache.rewind(self.lengths)
@@ -190,7 +195,6 @@ class _RoundRun:
         self.logits = logits[:, :num_nodes]
         self.extra_logits = None if self.extra is None else logits[:, num_nodes:]
 
-    @torch.inference_mode()
     def _judge(self) -> None:
         verdict = self._verdict()
         self.path = [[n for n in path if n >= 0] for path in verdict.path.tolist()]
@@ -205,7 +209,6 @@ class _RoundRun:
         draws = Draws(self.texts.uniforms(tree.tokens.shape[1]), self.texts.uniforms())
         return verify(method.rule, tree.parents, tree.tokens, laws, target_probs, draws, **method.knobs)
 
-    @torch.inference_mode()
     def _commit(self) -> None:
         texts, tree = self.texts, self.tree
         num_nodes = tree.tokens.shape[1]
