@@ -37,7 +37,7 @@ def main() -> None:
     args = _arguments()
     torch.set_num_threads(1)
     session = Session(clock_name="cpu", split="validate")
-    methods = ways(session, args.heads)
+    methods = {name: way for name, way in ways(session, args.heads).items() if name == "plain" or args.only in name}
     tokens, rounds, times = defaultdict[str, int](int), defaultdict[str, int](int), defaultdict[str, float](float)
     spread = defaultdict[str, list[float]](list)
     for prompt in range(args.prompts):
@@ -121,6 +121,7 @@ def medusa_tree(heads: Path, num_drafted: int) -> DraftTree:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=Path, default=TINY, help="where medusa/, eagle/ and skipped.json lie")
+    parser.add_argument("--only", default="", help="measure the methods whose name holds this, and plain decoding")
     parser.add_argument("--prompts", type=int, default=18)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--out", type=Path, default=Path("figures.json"))
