@@ -12,6 +12,13 @@ from specsim.errors import InputError
 from specsim.tree import DraftTree
 
 
+def on_host(values: torch.Tensor) -> Array:
+    """The same memory as a numpy array where it is the processor's: a verdict's small operations then cost half."""
+    if values.device.type != "cpu":
+        return values
+    return values.float().numpy() if values.dtype in (torch.bfloat16, torch.float16) else values.numpy()
+
+
 @dataclass(frozen=True)
 class Sampling:
     """The law of the next token: temperature (0 is greedy), then top-k, then top-p. See ``decoding.adjust``."""
@@ -23,9 +30,10 @@ class Sampling:
     def __post_init__(self) -> None:
         check_sampling(self.temperature, self.top_k, self.top_p)
 
-    def law(self, logits: Array) -> Array:
-        """Probabilities ``[..., V]``."""
-        return adjust(logits, self.temperature, self.top_k, self.top_p)
+    def law(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probabilities ``[..., V]``, in fp32 or in the wider type of the logits."""
+        probs: torch.Tensor = adjust(logits, self.temperature, self.top_k, self.top_p)
+        return probs
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Method:
         """A short name for people."""
         return self.tree.label if self.tree is not None else str(self.policy)
 
-    def draft_law(self, logits: Array) -> Array:
+    def draft_law(self, logits: torch.Tensor) -> torch.Tensor:
         """What the policy reads: the law that it draws from, or how sure the drafter is.
 
         Ranks do not depend on the temperature, and at 0 only the law without it still says how sure the drafter is.

@@ -16,7 +16,7 @@ from specsim.errors import InputError
 from specsim.executor.cache import TailMask
 from specsim.executor.drafters.base import Extra, Frontier, Verified
 from specsim.executor.masks import Mask, RunNodes, StaticMasks, only_root, tree_mask
-from specsim.executor.method import Method
+from specsim.executor.method import Method, on_host
 from specsim.executor.texts import Texts
 from specsim.methods.round import DraftPass, DraftRead, Situation, VerifyPass, expanded_levels, play_policy
 from specsim.work import HostWork, Pass, Work
@@ -168,8 +168,7 @@ class _RoundRun:
         assert drafter is not None
         mask, depths = self._frontier_mask(state)
         tokens = state.tokens.gather(1, state.frontier.clamp(min=0))
-        law: torch.Tensor = self.method.draft_law(drafter.law(Frontier(state, tokens, depths, mask)))
-        return law
+        return self.method.draft_law(drafter.law(Frontier(state, tokens, depths, mask)))
 
     def _frontier_mask(self, state: DraftState) -> Mask:
         if self.masks is not None:
@@ -202,12 +201,14 @@ class _RoundRun:
 
     def _verdict(self) -> Verdict:
         method, tree = self.method, self.tree
+        parents, tokens = on_host(tree.parents), on_host(tree.tokens)
         if method.rule == "greedy":
-            return verify("greedy", tree.parents, tree.tokens, None, self.logits, None)
-        target_probs = method.sampling.law(self.logits)
-        laws = draft_laws(self.state, tree, target_probs.shape[-1]) if facts(method.rule).needs_draft_probs else None
-        draws = Draws(self.texts.uniforms(tree.tokens.shape[1]), self.texts.uniforms())
-        return verify(method.rule, tree.parents, tree.tokens, laws, target_probs, draws, **method.knobs)
+            return verify("greedy", parents, tokens, None, on_host(self.logits), None)
+        target_probs, laws = on_host(method.sampling.law(self.logits)), None
+        if facts(method.rule).needs_draft_probs:
+            laws = on_host(draft_laws(self.state, tree, target_probs.shape[-1]))
+        draws = Draws(on_host(self.texts.uniforms(tokens.shape[1])), on_host(self.texts.uniforms()))
+        return verify(method.rule, parents, tokens, laws, target_probs, draws, **method.knobs)
 
     def _commit(self) -> None:
         texts, tree = self.texts, self.tree
