@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specsim.acceptance.process import TextNodes, TokenProcess, children_of, draft_laws, first_roots, target_laws
+from specsim.acceptance.process_fit import FittedProcess
+from specsim.acceptance.uncertainty import TokensInterval
 from specsim.cost.model import CostModel
 from specsim.decoding import (
     DraftState,
@@ -111,6 +113,11 @@ class SimulatedRounds:
         return float(by_request.std(ddof=1) / np.sqrt(len(by_request)))
 
     @property
+    def tokens_per_round_of_equal_texts(self) -> float:
+        """Mean over all rounds of texts of equally many tokens, which have more rounds where these bring few."""
+        return float(1 / np.mean(1 / self.num_emitted.mean(axis=0)))
+
+    @property
     def tokens_per_s(self) -> float:
         """Tokens of all rounds over their time, of one sequence."""
         if self.time_s is None:
@@ -180,6 +187,41 @@ def simulate_rounds(
         None if cost is None else np.array(times),
         tuple(record for request in zip(*records, strict=True) for record in request),
     )
+
+
+def predicted_rounds(
+    fit: FittedProcess,
+    method: SyntheticMethod,
+    num_rounds: int,
+    num_requests: int,
+    seed: int,
+    *,
+    level: float = 0.9,
+    measured_requests: int | None = None,
+) -> TokensInterval:
+    """Tokens per round of any method, on texts of equal length, from all processes that the fitted data leave possible.
+
+    Args:
+        fit: Of recorded rounds or a table.
+        method: What decodes.
+        num_rounds: Of each request, for the fitted process and for each other possible one.
+        num_requests: At a time.
+        seed: The same for all processes, so that they differ by what they are.
+        level: Of the interval.
+        measured_requests: Where given, the interval is for the mean over so many requests of ``num_rounds`` rounds.
+    """
+
+    def rounds(process: TokenProcess) -> SimulatedRounds:
+        return simulate_rounds(process, method, num_rounds, num_requests, np.random.default_rng(seed))
+
+    best, rng, means = rounds(fit.process), np.random.default_rng(seed), []
+    for process in fit.possible:
+        one = rounds(process)
+        sd = one.tokens_sd if measured_requests is None else one.tokens_sd * np.sqrt(num_requests / measured_requests)
+        means.append(one.tokens_per_round_of_equal_texts + sd * rng.standard_normal())
+    lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    mean = best.tokens_per_round_of_equal_texts
+    return TokensInterval(float(min(lo, mean)), mean, float(max(hi, mean)))
 
 
 class _Round:
@@ -331,17 +373,25 @@ class _Round:
 
 
 def _columns(nodes: TextNodes) -> TextNodes:
-    """Nodes ``[B]`` as the first column of a pool, with one column for padding."""
+    """Nodes ``[B]`` as the first column of a pool with room for more, whose last column is for padding."""
     pool = TextNodes(nodes.key[:, None], nodes.is_easy[:, None], nodes.offset[:, None], nodes.depth[:, None])
-    return _widened(pool, 2)
+    return _widened(pool, 64)
 
 
 def _widened(pool: TextNodes, width: int) -> TextNodes:
-    more = ((0, 0), (0, width - pool.key.shape[1]))
-    if more[1][1] <= 0:
+    """The pool with at least so many columns; twice as many as before, so that growing is rare."""
+    num_rows, before = pool.key.shape
+    if width <= before:
         return pool
-    offset = np.broadcast_to(pool.offset[:, :1], (len(pool.key), width))
-    return TextNodes(np.pad(pool.key, more), np.pad(pool.is_easy, more), offset, np.pad(pool.depth, more))
+    width = max(width, 2 * before)
+
+    def wider(values: NDArray[Any]) -> NDArray[Any]:
+        grown = np.zeros((num_rows, width), dtype=values.dtype)
+        grown[:, :before] = values
+        return grown
+
+    offset = np.broadcast_to(pool.offset[:, :1], (num_rows, width))
+    return TextNodes(wider(pool.key), wider(pool.is_easy), offset, wider(pool.depth))
 
 
 def _shared(work: Pass, num_rows: int, seqs_per_round: int) -> Pass:
