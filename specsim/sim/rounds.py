@@ -245,6 +245,7 @@ class _Round:
         self.num_rows = len(roots.key)
         self.rows = np.arange(self.num_rows)[:, None]
         self.parts = np.zeros((3, self.num_rows))
+        self.is_drafting = np.ones(self.num_rows, dtype=bool)
         # By pool id; the last column takes what is written for padding, whose id is -1.
         self.pool = _columns(roots)
 
@@ -334,11 +335,15 @@ class _Round:
     def _take_time(self, work: Work) -> None:
         assert self.cost is not None
         if isinstance(work, HostWork):
-            self.parts[2] += float(self.cost.price(HostWork(work.kind, work.num_nodes)).time_s)
+            # What the host does for a draft pass, only rounds that made it wait for.
+            waits = self.is_drafting if work.kind == "draft" else np.ones(self.num_rows, dtype=bool)
+            self.parts[2] += waits * float(self.cost.price(HostWork(work.kind, work.num_nodes)).time_s)
         elif isinstance(work, Pass):
             shared = _shared(work, self.num_rows, self.seqs_per_round)
-            seconds = np.where(shared.total_new_tokens > 0, self.cost.price(shared).time_s, 0.0)
-            self.parts[0 if work.role == "draft" else 1] += np.repeat(seconds, self.seqs_per_round)
+            is_made = shared.total_new_tokens > 0
+            self.is_drafting = np.repeat(is_made, self.seqs_per_round)
+            seconds = np.repeat(np.where(is_made, self.cost.price(shared).time_s, 0.0), self.seqs_per_round)
+            self.parts[0 if work.role == "draft" else 1] += seconds
 
     def records(self, context: Floats) -> list[RoundRecord]:
         """One for each request."""

@@ -9,10 +9,13 @@ import pytest
 
 from specsim.acceptance.process import TokenProcess, children_of, draft_laws, first_roots, target_laws
 from specsim.acceptance.process_rounds import sample_static_rounds, static_rounds
+from specsim.cost.model import roofline_cost
 from specsim.decoding import ConfidenceChain, Eagle2, Rule, StaticTree, TreePolicy, verify
 from specsim.decoding.rules.verdict import Draws
 from specsim.errors import InputError
-from specsim.methods.round import Situation
+from specsim.hardware import load_hardware
+from specsim.methods.round import Situation, play
+from specsim.model import load_model
 from specsim.sim.rounds import SimulatedRounds, SyntheticMethod, _Round, simulate_rounds
 from specsim.tree import DraftTree
 
@@ -159,6 +162,26 @@ def test_longer_chains_bring_more_and_records_say_what_happened() -> None:
     emitted = [record.num_emitted for record in rounds.records]
     np.testing.assert_array_equal(np.array(emitted).reshape(5, 3).T, rounds.num_emitted)
     assert rounds.records[1].context_tokens == 10 + emitted[0]
+
+
+def test_times_are_those_of_the_work() -> None:
+    """A chain's first round costs what its known work costs; rows that share passes wait for one another."""
+    models = {"target": load_model("llama-3.1-8b"), "draft": load_model("llama-3.2-1b")}
+    cost = roofline_cost(load_hardware("h100-sxm"), models)  # type: ignore[arg-type]
+    tree = DraftTree.chain(3)
+    expected = sum(float(cost.price(work).time_s) for work in play(tree, Situation([1000.0])))
+    method = SyntheticMethod(StaticTree(tree), "greedy", 0.0)
+    rounds = simulate_rounds(WORLD, method, 1, 4, np.random.default_rng(0), cost=cost, context_tokens=1000)
+    assert rounds.time_s is not None
+    np.testing.assert_allclose(rounds.time_s, expected, rtol=1e-9)
+    doubtful = SyntheticMethod(ConfidenceChain(6, 0.6, "token", "top"), "greedy", 0.0)
+    alone, shared = (
+        simulate_rounds(WORLD, doubtful, 3, 64, np.random.default_rng(0), cost=cost, seqs_per_round=size).time_s
+        for size in (1, 64)
+    )
+    assert alone is not None and shared is not None
+    assert (np.ptp(alone, axis=1) > 0).all() and (np.ptp(shared, axis=1) == 0).all()
+    assert (shared.max(axis=1) >= alone.max(axis=1)).all()
 
 
 def test_what_can_not_be_simulated() -> None:
