@@ -116,7 +116,8 @@ def fit_records(recorded: Sequence[Recorded], start: TokenProcess | None = None)
     """The process under which these rounds, of one drafter and target, are most usual.
 
     Args:
-        recorded: One entry for each tree.
+        recorded: One entry for each tree. Trees that ran on the same requests, by number, err alike: they are counted
+            as that many requests, not as so many each.
         start: What is not fitted (candidates, vocabulary, share of easy text).
 
     Raises:
@@ -124,7 +125,9 @@ def fit_records(recorded: Sequence[Recorded], start: TokenProcess | None = None)
     """
     if not recorded or not all(part.records for part in recorded):
         raise InputError("records", "must hold at least one round of each tree", 0)
-    observed = [_observed(part) for part in recorded]
+    requests = [{record.request for record in part.records} for part in recorded]
+    shared = [sum(bool(ours & theirs) for theirs in requests) for ours in requests]
+    observed = [_observed(part, times) for part, times in zip(recorded, shared, strict=True)]
 
     def model(process: TokenProcess) -> list[Array]:
         found = []
@@ -312,8 +315,11 @@ class _Sums(NamedTuple):
     lengths: Array
 
 
-def _observed(part: Recorded) -> tuple[list[str], Array, Array]:
-    """Names, values and standard errors of the moments of recorded rounds; errors by leaving out each request."""
+def _observed(part: Recorded, shared: int) -> tuple[list[str], Array, Array]:
+    """Names, values and standard errors of the moments of recorded rounds; errors by leaving out each request.
+
+    ``shared``: trees that ran on these requests, this one among them.
+    """
     by_request: dict[int, list[RoundRecord]] = defaultdict(list)
     for record in part.records:
         by_request[record.request].append(record)
@@ -323,7 +329,7 @@ def _observed(part: Recorded) -> tuple[list[str], Array, Array]:
         raise InputError("records", "must be of at least 3 requests, to tell how far these differ", len(sums))
     without = [dict(zip(*_moments_of(sums[:i] + sums[i + 1 :]), strict=True)) for i in range(len(sums))]
     table = np.array([[row.get(name, np.nan) for name in names] for row in without])
-    spread = np.sqrt((len(sums) - 1) * np.nanvar(table, axis=0))
+    spread = np.sqrt(shared * (len(sums) - 1) * np.nanvar(table, axis=0))
     return names, values, np.hypot(np.maximum(spread, 1e-4), MODEL_ERROR)
 
 
