@@ -31,6 +31,12 @@ class RoundRecord(Document):
         num_emitted: Tokens that the round added, bonus token included, before any limit cut them.
         accept_prob: For each verified node but the root, the probability (under the rule used, given that its parent
             was accepted) that it is the accepted child; absent where the rule's order makes it no single number.
+        parents: Of each verified node but the root, its parent's number, the root being 0 and the next node 1.
+        tokens: Their token ids.
+        draft_probs: Probability of each under the law that the drafter gave after its parent.
+        target_probs: The same under the target's law, at the temperature decoded with.
+        path: Numbers of the accepted nodes, the root left out.
+        num_seqs: Sequences that shared the round, this one among them; its times are the whole round's. Left out: 1.
         draft_s, verify_s, host_s: Parts of the round on ``clock``; their sum is the round.
         wall_s: The round on the wall clock, where it is another.
         clock: "cpu" (time of the executor's thread), "wall", or "model" (a cost model's).
@@ -43,6 +49,12 @@ class RoundRecord(Document):
     accepted_ranks: tuple[Count, ...]
     num_emitted: Annotated[int, Field(ge=1)]
     accept_prob: tuple[Probability, ...] | None = None
+    parents: tuple[Count, ...] | None = None
+    tokens: tuple[Count, ...] | None = None
+    draft_probs: tuple[Probability, ...] | None = None
+    target_probs: tuple[Probability, ...] | None = None
+    path: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    num_seqs: Annotated[int, Field(ge=1)] | None = None
     draft_s: Seconds
     verify_s: Seconds
     host_s: Seconds
@@ -55,8 +67,21 @@ class RoundRecord(Document):
             raise ValueError(f"num_emitted must be accepted + 1 = {len(self.accepted_ranks) + 1}")
         if len(self.accepted_ranks) > self.num_drafted:
             raise ValueError(f"num_drafted must be >= the {len(self.accepted_ranks)} accepted")
-        if self.accept_prob is not None and len(self.accept_prob) != self.num_drafted:
-            raise ValueError(f"accept_prob must have num_drafted = {self.num_drafted} entries")
+        for name in ("accept_prob", "parents", "tokens", "draft_probs", "target_probs"):
+            if (values := getattr(self, name)) is not None and len(values) != self.num_drafted:
+                raise ValueError(f"{name} must have num_drafted = {self.num_drafted} entries")
+        return self
+
+    @model_validator(mode="after")
+    def _path_is_in_the_tree(self) -> RoundRecord:
+        if self.parents is not None and any(parent > place for place, parent in enumerate(self.parents)):
+            raise ValueError("parents must come before their children")
+        if self.path is None:
+            return self
+        if len(self.path) != self.num_accepted or max(self.path, default=0) > self.num_drafted:
+            raise ValueError(f"path must hold the {self.num_accepted} accepted of {self.num_drafted} nodes")
+        if self.parents is not None and [self.parents[node - 1] for node in self.path] != [0, *self.path][:-1]:
+            raise ValueError("path must go from parent to child")
         return self
 
     @property

@@ -24,3 +24,6 @@ MEDUSA_63: Final = _tree(
 
 EAGLE_25: Final = _tree("0 1 2 3 00 01 02 10 11 20 21 30 000 001 002 010 011 020 021 100 0000 0001 0002 00000 00001")
 """25 drafted nodes. Source: ``mc_sim_7b_63`` (the same name) in SafeAILab/EAGLE, eagle/model/choices.py @08dc06c."""
+
+SPECINFER_20: Final = DraftTree.from_widths((1, 1, 3, 1, 1, 1, 1, 1))
+"""20 drafted nodes. Source: the expansion list <1,1,3,1,1,1,1,1> of Miao et al. 2024 (arXiv:2305.09781)."""

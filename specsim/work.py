@@ -50,12 +50,14 @@ class Pass:
     def __post_init__(self) -> None:
         least = {"new_tokens": 1, "context_tokens": 0, "num_seqs": 0}
         values = [np.atleast_1d(np.asarray(getattr(self, name), dtype=float)) for name in least]
-        try:  # one shape for all three, or a group that only the context tells apart would not be counted
-            values = list(np.broadcast_arrays(*values))
-        except ValueError:
-            raise InputError(", ".join(least), "must have shapes that broadcast", [v.shape for v in values]) from None
+        if len({value.shape for value in values}) > 1:
+            try:  # one shape for all three, or a group that only the context tells apart would not be counted
+                values = list(np.broadcast_arrays(*values))
+            except ValueError:
+                got = [v.shape for v in values]
+                raise InputError(", ".join(least), "must have shapes that broadcast", got) from None
         for name, value in zip(least, values, strict=True):
-            if not np.all(value >= least[name]):
+            if not (value >= least[name]).all():
                 raise InputError(name, f"must be >= {least[name]}", float(np.min(value)))
             object.__setattr__(self, name, value)
 

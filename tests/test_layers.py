@@ -48,7 +48,7 @@ TABLE = {
     # 3, questions: not each other
     "methods": Room(3, packages=NOUN),
     "cost": Room(3, packages=NOUN),
-    "acceptance": Room(3, packages=NOUN),
+    "acceptance": Room(3, packages=NOUN, lazy="scipy"),
     # 4
     "scenario": Room(4, packages=NOUN),
     "calibrate": Room(4, packages=NOUN, lazy="scipy pyarrow"),

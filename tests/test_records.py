@@ -150,3 +150,31 @@ def test_time_of_each_kind_of_work_is_summed() -> None:
     facts = {"request": 0, "method": "chain 2", "context_tokens": 11, "num_drafted": 2}
     record = round_record(works, "wall", **facts, accepted_ranks=(0,), num_emitted=2)
     assert (record.draft_s, record.verify_s, record.host_s, record.time_s) == (3.0, 8.0, 0.875, 11.875)
+
+
+TREE = {
+    "num_drafted": 3, "parents": (0, 0, 1), "tokens": (5, 6, 7), "draft_probs": (0.5, 0.25, 1.0),
+    "target_probs": (0.5, 0.5, 0.0), "accepted_ranks": (0, 0), "num_emitted": 3, "path": (1, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, ""),
+        ({"parents": (0, 0)}, "parents must have num_drafted = 3 entries"),
+        ({"draft_probs": (0.5,)}, "draft_probs must have num_drafted = 3 entries"),
+        ({"parents": (0, 2, 1)}, "parents must come before their children"),
+        ({"path": (1,)}, "path must hold the 2 accepted of 3 nodes"),
+        ({"path": (1, 4)}, "path must hold the 2 accepted of 3 nodes"),
+        ({"path": (2, 3)}, "path must go from parent to child"),
+    ],
+)
+def test_what_was_drafted_and_kept_is_one_tree(change: dict[str, Any], line: str) -> None:
+    times = {"draft_s": 0.1, "verify_s": 0.2, "host_s": 0.3, "clock": "cpu"}
+    fields = {"request": 0, "method": "chain", "context_tokens": 9, **times, **TREE, **change}
+    if line:
+        with pytest.raises(ValueError, match=line):
+            RoundRecord(**fields)
+    else:
+        assert RoundRecord(**fields).path == (1, 3)

@@ -8,9 +8,22 @@ and a case of ``rules.verify``. Nothing here knows a model.
 from __future__ import annotations
 
 from specsim.decoding.arrays import Array, depths, path_probs
-from specsim.decoding.policies.static import StaticTree
+from specsim.decoding.policies import (
+    BestFirst,
+    Cast,
+    ConfidenceChain,
+    DySpec,
+    Eagle2,
+    OptTree,
+    Policy,
+    StaticTree,
+    StochasticBeam,
+    Talon,
+    rsd_c,
+)
+from specsim.decoding.policies.adaptive import AdaptiveThreshold
 from specsim.decoding.propose import sample_children, top_children
-from specsim.decoding.rules import Rule, check_pairing, verify
+from specsim.decoding.rules import RULES, Rule, RuleFacts, check_pairing, verify
 from specsim.decoding.rules.follow import follow, greedy, one_hot
 from specsim.decoding.rules.outcome import Outcome, outcome
 from specsim.decoding.rules.rejection import accept_prob_and_residual, recursive_rejection, token_rejection
@@ -19,6 +32,7 @@ from specsim.decoding.sampling import adjust, check_sampling, sample
 from specsim.decoding.state import (
     DraftState,
     Draw,
+    Limits,
     TokenTree,
     TreePolicy,
     draft_laws,
@@ -28,13 +42,26 @@ from specsim.decoding.state import (
 )
 
 __all__ = [
+    "RULES",
+    "AdaptiveThreshold",
     "Array",
+    "BestFirst",
+    "Cast",
+    "ConfidenceChain",
     "DraftState",
     "Draw",
     "Draws",
+    "DySpec",
+    "Eagle2",
+    "Limits",
+    "OptTree",
     "Outcome",
+    "Policy",
     "Rule",
+    "RuleFacts",
     "StaticTree",
+    "StochasticBeam",
+    "Talon",
     "TokenTree",
     "TreePolicy",
     "Verdict",
@@ -52,6 +79,7 @@ __all__ = [
     "path_probs",
     "recursive_rejection",
     "rooted",
+    "rsd_c",
     "sample",
     "sample_children",
     "subtree",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_torch_array
 
 Array: TypeAlias = Any
 """An array of numpy or torch (any library of the array-API standard); shapes stand in the docstrings."""
@@ -41,6 +41,32 @@ def pick(values: Array, nodes: Array) -> Array:
     xp = array_namespace(values, nodes)
     rows = xp.arange(nodes.shape[0], device=device(nodes))
     return values[rows if nodes.ndim == 1 else rows[:, None], nodes]
+
+
+def along(values: Array, index: Array) -> Array:
+    """``values[..., index]``: entries of the last axis at ``index[..., M]``, leading axes alike.
+
+    >>> import numpy as np
+    >>> along(np.array([[5, 6, 7]]), np.array([[2, 0]]))
+    array([[7, 5]])
+    """
+    # A tenth of the time of the standard's function, which dynamic policies would spend once per drafted level.
+    if is_torch_array(values):
+        return values.gather(-1, index)
+    return array_namespace(values).take_along_axis(values, index, axis=-1)
+
+
+def trimmed(nodes: Array) -> Array:
+    """``nodes[B, N]`` without the columns that are padding (negative) in every row; padding stands last in each.
+
+    >>> import numpy as np
+    >>> trimmed(np.array([[3, 5, -1, -1], [4, -1, -1, -1]]))
+    array([[ 3,  5],
+           [ 4, -1]])
+    """
+    if nodes.shape[1] == 0:
+        return nodes
+    return nodes[:, : int((nodes >= 0).sum(1).max())]
 
 
 def one_hot(tokens: Array, size: int, dtype: Any) -> Array:

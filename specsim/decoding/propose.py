@@ -2,11 +2,59 @@
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_torch_array
 
-from specsim.decoding.arrays import Array
+from specsim.decoding.arrays import Array, along
 from specsim.decoding.sampling import sample
 from specsim.errors import InputError
+
+
+def top(values: Array, num: int) -> tuple[Array, Array]:
+    """The ``num`` largest of ``values[..., N]`` in descending order, ties to the lowest index.
+
+    Returns:
+        Values and indices, ``[..., num]``.
+
+    Raises:
+        InputError: when num is negative or exceeds N.
+
+    >>> import numpy as np
+    >>> top(np.array([0.2, 0.4, 0.4]), num=2)[1]
+    array([1, 2])
+    """
+    length = values.shape[-1]
+    if not 0 <= num <= length:
+        raise InputError("num", f"must be in [0, {length}]", num)
+    # One more than wanted shows whether the last place is contested. Ties are rare in laws and cost a second look.
+    found, ids = _largest(values, min(num + 1, length))
+    if bool((found[..., 1:] == found[..., :-1]).any()):
+        ids = _largest_in_order(values, found[..., num - 1 : num], num)
+        return along(values, ids), ids
+    return found[..., :num], ids[..., :num]
+
+
+def _largest(values: Array, num: int) -> tuple[Array, Array]:
+    """The ``num`` largest in descending order, ties in any."""
+    if is_torch_array(values):
+        largest = values.topk(num, -1)
+        return largest.values, largest.indices
+    xp, length = array_namespace(values), values.shape[-1]
+    ids = xp.argpartition(values, length - num, axis=-1)[..., length - num :] if num < length else None
+    chosen = values if ids is None else along(values, ids)
+    order = xp.argsort(-chosen, axis=-1)
+    return along(chosen, order), order if ids is None else along(ids, order)
+
+
+def _largest_in_order(values: Array, limit: Array, num: int) -> Array:
+    """Indices of the ``num`` largest, of which ``limit`` is the last: a pass over the values, and no sort of them."""
+    xp = array_namespace(values)
+    if num == 0:
+        return xp.zeros((*values.shape[:-1], 0), dtype=xp.int64, device=device(values))
+    above, tied = values > limit, values == limit
+    room = num - xp.sum(xp.astype(above, xp.int64), axis=-1, keepdims=True)
+    kept = above | (tied & (xp.cumulative_sum(xp.astype(tied, xp.int64), axis=-1) <= room))
+    ids = xp.reshape(xp.nonzero(kept)[-1], (*values.shape[:-1], num))
+    return along(ids, xp.argsort(along(values, ids), axis=-1, descending=True, stable=True))
 
 
 def top_children(probs: Array, num: int) -> Array:
@@ -20,15 +68,7 @@ def top_children(probs: Array, num: int) -> Array:
     array([[1, 2]])
     """
     _check_num(num, probs.shape[-1])
-    xp = array_namespace(probs)
-    ids = xp.arange(probs.shape[-1], device=device(probs))
-    # Repeated argmax and not a sort: few are wanted of a large vocabulary, and its ties have a defined order.
-    chosen, below = [], -xp.ones_like(probs)
-    for _ in range(num):
-        best = xp.argmax(probs, axis=-1)
-        chosen.append(best)
-        probs = xp.where(ids == best[..., None], below, probs)
-    return _stacked(chosen, probs)
+    return top(probs, num)[1]
 
 
 def sample_children(probs: Array, uniforms: Array, *, replacement: bool = False) -> Array:

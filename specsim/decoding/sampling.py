@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace
+import numpy as np
+from array_api_compat import array_namespace, device, is_torch_array
 
 from specsim.decoding.arrays import Array, one_hot
 from specsim.errors import InputError
@@ -57,7 +58,7 @@ def adjust(logits: Array, temperature: float, top_k: int | None = None, top_p: f
 def _kept(scaled: Array, top_k: int | None, top_p: float | None) -> Array:
     """Which entries of ``scaled[..., V]`` top-k and then top-p keep."""
     xp = array_namespace(scaled)
-    ordered = xp.sort(scaled, axis=-1, descending=True)
+    ordered = _descending(scaled)
     num_top = min(top_k or scaled.shape[-1], scaled.shape[-1])
     limit = ordered[..., num_top - 1 : num_top]
     if top_p is None or top_p >= 1:
@@ -67,9 +68,20 @@ def _kept(scaled: Array, top_k: int | None, top_p: float | None) -> Array:
     # A token stays while the mass before it is short of top_p; the first always stays.
     num_kept = 1 + xp.sum(xp.astype(cdf[..., :-1] < top_p * cdf[..., -1:], xp.int64), axis=-1, keepdims=True)
     limit = xp.take_along_axis(ordered, num_kept - 1, axis=-1)
+    reached = scaled >= limit
+    if bool(xp.all(xp.sum(xp.astype(reached, xp.int64), axis=-1, keepdims=True) == num_kept)):
+        return reached  # no tie is cut in two, as nearly always
     above, tied = scaled > limit, xp.astype(scaled == limit, xp.int64)
     num_above = xp.sum(xp.astype(above, xp.int64), axis=-1, keepdims=True)
     return above | ((tied == 1) & (xp.cumulative_sum(tied, axis=-1) <= num_kept - num_above))
+
+
+def _descending(values: Array) -> Array:
+    """``values[..., V]`` sorted. Torch sorts along with the indices, on a CPU eight times slower than numpy without."""
+    xp = array_namespace(values)
+    if is_torch_array(values) and device(values).type == "cpu":
+        return xp.asarray(-np.sort(-values.numpy(), axis=-1))
+    return xp.sort(values, axis=-1, descending=True)
 
 
 def sample(probs: Array, uniform: Array) -> Array:

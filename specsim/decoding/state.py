@@ -5,7 +5,7 @@ One round, for any policy (``draft_law`` runs the draft model on the frontier)::
     state = policy.start(root_tokens)
     while state.frontier.shape[1]:
         probs = draft_law(state)                                              # [B, F, V]
-        state = policy.expand(state, probs, uniforms(B, F, state.num_draws))
+        state = policy.expand(state, probs, uniforms(state.uniforms_shape(V)))
     tree = policy.select(state)
     verdict = verify(rule, tree.parents, tree.tokens, draft_laws(state, tree, V), target_probs, draws)
 
@@ -14,8 +14,8 @@ A static tree gives every row the same shape; a dynamic policy fills rows of une
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from array_api_compat import array_namespace, device
 
@@ -25,6 +25,10 @@ Draw: TypeAlias = Literal["top", "sampled", "sampled_with_replacement"]
 """How children are chosen: the most probable ones, or samples without or with replacement in the order drawn."""
 
 
+PER_TOKEN: Final = -1
+"""Number of draws of a policy that perturbs every token, whatever the size of the vocabulary."""
+
+
 @dataclass(frozen=True, eq=False)
 class DraftState:
     """Everything drafted so far in this round, and what the drafter runs next.
@@ -32,44 +36,65 @@ class DraftState:
     Attributes:
         parents: ``[B, M]`` pool id of each node's parent; -1 for the root (node 0), -2 for padding.
         tokens: ``[B, M]`` token of each node.
-        probs: ``[B, M]`` draft probability of each node's token after its parent; 1 for the root.
+        probs: ``[B, M]`` draft probability of each node's token after its parent; 1 for the root, 0 for padding.
+        path_probs: ``[B, M]`` product of these from the root down to each node, never above its parent's.
         frontier: ``[B, F]`` pool ids to run the draft model on next, -1 for padding. F = 0: drafting has ended.
-        num_draws: Uniforms that each frontier node needs in the next ``expand``; 0 where nothing is sampled.
+        num_draws: Uniforms that each frontier node needs in the next ``expand``; 0 where nothing is sampled,
+            PER_TOKEN for one for each token of the vocabulary.
         expanded: ``[B, E]`` pool ids run so far, in that order.
         laws: One ``[B, F, V]`` per expansion: the draft law after each node run; E is the sum of their F.
+        scores: ``[B, M]`` what the policy ranks nodes by, where that is not their path_probs.
     """
 
     parents: Array
     tokens: Array
     probs: Array
+    path_probs: Array
     frontier: Array
     num_draws: int
     expanded: Array
     laws: tuple[Array, ...] = ()
+    scores: Array | None = None
 
-    def grown(self, draft_probs: Array, columns: Array, tokens: Array, frontier: Array, num_draws: int) -> DraftState:
-        """The state after one expansion.
+    def uniforms_shape(self, vocab_size: int) -> tuple[int, int, int]:
+        """Shape of the uniforms that the next ``expand`` needs."""
+        num_draws = vocab_size if self.num_draws == PER_TOKEN else self.num_draws
+        return (*self.frontier.shape, num_draws)
+
+    def grown(
+        self, draft_probs: Array, columns: Array, tokens: Array, frontier: Array | None = None, num_draws: int = 0
+    ) -> DraftState:
+        """The state after one expansion, before the policy looks at the new nodes to choose the next frontier.
 
         Args:
             draft_probs: ``[B, F, V]`` law after each node of the present frontier.
             columns: ``[B, W]`` column in the present frontier of each new node's parent, -1 for padding.
             tokens: ``[B, W]`` the new nodes' tokens; their pool ids are M, M + 1, ...
-            frontier: ``[B, F']`` the next frontier.
+            frontier: ``[B, F']`` the next frontier, if it is known already; left out, drafting ends.
             num_draws: Uniforms that each node of it will need.
         """
         xp = array_namespace(draft_probs, tokens)
         rows = xp.arange(tokens.shape[0], device=device(tokens))[:, None]
-        probs = draft_probs[rows, columns, tokens]
-        parents = xp.where(columns >= 0, pick(self.frontier, columns), PADDING)
+        is_node = columns >= 0
+        parents = self.frontier[rows, columns]
+        probs = draft_probs[rows, columns, tokens] * is_node
+        before = self.path_probs[rows, parents]
+        # A law that rounding lets exceed 1 must not put a child above its parent.
+        path_probs = xp.minimum(before * probs, before)
         return DraftState(
-            parents=xp.concat([self.parents, parents], axis=1),
+            parents=xp.concat([self.parents, xp.where(is_node, parents, PADDING)], axis=1),
             tokens=xp.concat([self.tokens, tokens], axis=1),
             probs=xp.concat([xp.astype(self.probs, probs.dtype), probs], axis=1),
-            frontier=frontier,
+            path_probs=xp.concat([xp.astype(self.path_probs, probs.dtype), path_probs], axis=1),
+            frontier=self.frontier[:, :0] if frontier is None else frontier,
             num_draws=num_draws,
             expanded=xp.concat([self.expanded, self.frontier], axis=1),
             laws=(*self.laws, draft_probs),
         )
+
+    def then(self, frontier: Array, num_draws: int = 0) -> DraftState:
+        """The same state, to run ``frontier[B, F]`` next."""
+        return replace(self, frontier=frontier, num_draws=num_draws)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +114,24 @@ class TokenTree:
     nodes: Array
 
 
+class Limits(NamedTuple):
+    """The most that a policy can ask for in one round and row, whatever the laws: what caches and drafters must hold.
+
+    Rows that grow differently pad each other, so the columns of a batch can be more than any of its rows needs.
+
+    Attributes:
+        nodes: Nodes verified, root in.
+        depth: Levels below the root, which is the number of tokens that can be accepted.
+        passes: Expansions, that is passes of an autoregressive drafter.
+        expanded: Nodes that the drafter runs, root in.
+    """
+
+    nodes: int
+    depth: int
+    passes: int
+    expanded: int
+
+
 class TreePolicy(Protocol):
     """Decides which nodes are drafted and which of them are verified.
 
@@ -100,11 +143,15 @@ class TreePolicy(Protocol):
     def draw(self) -> Draw:
         """How it chooses children, which says what verification rule suits it."""
 
+    @property
+    def limits(self) -> Limits:
+        """The most it asks for."""
+
     def start(self, root_tokens: Array) -> DraftState:
         """The pool with nothing but the roots ``[B]``."""
 
     def expand(self, state: DraftState, draft_probs: Array, uniforms: Array | None = None) -> DraftState:
-        """Add children, given ``draft_probs[B, F, V]`` and, if any, ``uniforms[B, F, state.num_draws]``."""
+        """Add children, given ``draft_probs[B, F, V]`` and, if any, uniforms of ``state.uniforms_shape(V)``."""
 
     def select(self, state: DraftState) -> TokenTree:
         """The tree to verify."""
@@ -124,7 +171,8 @@ def rooted(root_tokens: Array, num_draws: int) -> DraftState:
     return DraftState(
         parents=zeros + ROOT_PARENT,
         tokens=tokens,
-        probs=xp.astype(zeros + 1, xp.float32),
+        probs=(ones := xp.astype(zeros + 1, xp.float32)),
+        path_probs=ones,
         frontier=zeros,
         num_draws=num_draws,
         expanded=zeros[:, :0],

@@ -1,57 +1,24 @@
-"""A Llama by hand: few operations a layer, a cache it owns, any mask over the newest tokens. One sequence at a time.
+"""A Llama by hand: few operations a layer, a cache it owns, any mask over the newest tokens, B texts at once.
 
-Written for small token counts, where a framework's dispatch would cost more than the arithmetic.
+Written for small token counts, where a framework's dispatch would cost more than the arithmetic. Mistral, Qwen2 and
+Qwen3 are the same but for biases and for norms of queries and keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 
 from specsim.errors import InputError
+from specsim.executor.cache import KvCache, TailMask, round_mask
+from specsim.executor.layers import Weights, half_turned, linear, make_layer, rotary_tables
 from specsim.executor.weights import LlamaShape, read_shape, read_weights
 
-Linear = Callable[[torch.Tensor], torch.Tensor]
-
-
-class KvCache:
-    """Keys and values of one sequence: ``kv[layer, 2, kv_head, slot, head_dim]``, ``length`` slots in use."""
-
-    def __init__(self, shape: LlamaShape, max_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
-        size = (shape.num_layers, 2, shape.num_kv_heads, max_tokens, shape.head_dim)
-        self.kv = torch.zeros(size, dtype=dtype, device=device)
-        self.length = 0
-
-    @property
-    def capacity(self) -> int:
-        return self.kv.shape[3]
-
-    def keep(self, start: int, offsets: list[int]) -> None:
-        """Of the slots from ``start`` on keep those at these rising offsets, moved together; forget the rest."""
-        if offsets != list(range(len(offsets))):
-            source = torch.tensor([start + o for o in offsets], device=self.kv.device)
-            self.kv[:, :, :, start : start + len(offsets)] = self.kv[:, :, :, source]
-        self.length = start + len(offsets)
-
-
-class TailMask:
-    """Additive mask of ``rows`` new tokens: everything cached is seen, of the newest ``tail`` slots what ``seen`` says.
-
-    The zeros for the cached part are laid out once; a longer context is a wider view of the same memory.
-    """
-
-    def __init__(self, seen: torch.Tensor, group: int, max_tokens: int, dtype: torch.dtype) -> None:
-        rows, self.tail = seen.shape
-        mask = torch.zeros(rows, max_tokens + self.tail, dtype=dtype, device=seen.device)
-        mask[:, max_tokens:].masked_fill_(~seen, float("-inf"))
-        self._mask = mask.repeat(group, 1)
-
-    def over(self, num_slots: int) -> torch.Tensor:
-        """The mask over the first ``num_slots`` slots, the tail being the newest, ``[group * rows, num_slots]``."""
-        return self._mask[:, self._mask.shape[1] - num_slots :]
+Sublayers = Sequence[tuple[bool, bool]]
+"""For each layer, whether its attention and its MLP run; what is left out passes its input on."""
 
 
 class Llama:
@@ -60,7 +27,7 @@ class Llama:
     def __init__(
         self,
         shape: LlamaShape,
-        weights: dict[str, torch.Tensor],
+        weights: Weights,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         packed: bool = False,
@@ -70,111 +37,116 @@ class Llama:
         self.embedding = w["model.embed_tokens.weight"]
         self.final_norm = w["model.norm.weight"]
         self.lm_head = linear(w.get("lm_head.weight", self.embedding), packed)
-        self.layers = [_layer(w, f"model.layers.{i}.", packed) for i in range(shape.num_layers)]
-        self._causal_masks: dict[tuple[int, int], TailMask] = {}
-        self.cos, self.sin = _rotary_tables(shape, dtype, self.device)
+        self.layers = [make_layer(w, f"model.layers.{i}.", shape, packed) for i in range(shape.num_layers)]
+        self._causal_masks: dict[int, TailMask] = {}
+        self.cos, self.sin = rotary_tables(shape, 0, dtype, self.device)
 
-    def new_cache(self, max_tokens: int) -> KvCache:
+    def new_cache(self, max_tokens: int, num_rows: int = 1) -> KvCache:
+        """Room for this many tokens of so many texts. Raises InputError beyond the model's context."""
         limit = self.shape.max_context_tokens
         if not 1 <= max_tokens <= limit:
             raise InputError("context", f"must be from 1 to {limit} tokens, the model's limit", max_tokens)
-        return KvCache(self.shape, max_tokens, self.dtype, self.device)
+        size = (self.shape.num_layers, self.shape.num_kv_heads, self.shape.head_dim)
+        return KvCache(size, num_rows, max_tokens, self.dtype, self.device)
 
-    @torch.inference_mode()
     def forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, cache: KvCache, mask: TailMask | None = None
     ) -> torch.Tensor:
-        """Append ``tokens[n]`` at rotary ``positions[n]`` to the cache; logits ``[n, V]`` in the model's dtype.
+        """Logits ``[B, n, V]`` of new tokens, see ``hidden``."""
+        return self.logits(self.hidden(tokens, positions, cache, mask))
 
-        Without a mask every token sees all of the cache and of the new tokens: right for a single token only.
+    def hidden(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        cache: KvCache,
+        mask: TailMask | None = None,
+        sublayers: Sublayers | None = None,
+    ) -> torch.Tensor:
+        """Append ``tokens[B, n]`` at rotary ``positions[B or 1, n]``; what the LM head reads, ``[B, n, H]``.
+
+        Without a mask a token sees its text and all of the round: right for one token per row only. A layer whose
+        attention is left out writes nothing to its part of the cache.
         """
-        s, n, start = self.shape, tokens.shape[0], cache.length
-        end, group = start + n, s.num_heads // s.num_kv_heads
-        x = self.embedding[tokens]
-        cos, sin = self.cos[positions], self.sin[positions]
-        seen = None if mask is None else mask.over(end)
-        for layer, kv in zip(self.layers, cache.kv, strict=True):
-            h = functional.rms_norm(x, (s.hidden_size,), layer.input_norm, s.norm_eps)
-            qkv = layer.qkv(h).view(n, s.num_heads + 2 * s.num_kv_heads, s.head_dim).transpose(0, 1)
-            qk, v = qkv[: s.num_heads + s.num_kv_heads], qkv[s.num_heads + s.num_kv_heads :]
-            qk = qk * cos + _half_turned(qk) * sin
-            kv[0, :, start:end], kv[1, :, start:end] = qk[s.num_heads :], v
-            # Queries that share a KV head are laid one after another: grouped attention without a copy of the cache.
-            q = qk[: s.num_heads].reshape(1, s.num_kv_heads, group * n, s.head_dim)
-            a = functional.scaled_dot_product_attention(q, kv[0][None, :, :end], kv[1][None, :, :end], attn_mask=seen)
-            x = x + layer.out(a.view(s.num_heads, n, s.head_dim).transpose(0, 1).reshape(n, -1))
-            h = functional.rms_norm(x, (s.hidden_size,), layer.mlp_norm, s.norm_eps)
-            gate, up = layer.gate_up(h).chunk(2, dim=-1)
-            x = x + layer.down(functional.silu(gate) * up)
-        cache.length = end
-        return self.lm_head(functional.rms_norm(x, (s.hidden_size,), self.final_norm, s.norm_eps))
+        x = self.run(self.embedding[tokens], positions, cache, mask, sublayers)
+        return functional.rms_norm(x, (self.shape.hidden_size,), self.final_norm, self.shape.norm_eps)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The LM head: ``[..., H]`` to ``[..., V]`` in the model's dtype."""
+        return self.lm_head(hidden)
 
     @torch.inference_mode()
+    def run(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        cache: KvCache,
+        mask: TailMask | None = None,
+        sublayers: Sublayers | None = None,
+    ) -> torch.Tensor:
+        """The layers alone, from embeddings ``[B, n, H]`` to what the final norm reads; else as ``hidden``."""
+        s, (rows, n, _) = self.shape, x.shape
+        start, end = cache.append(n)
+        group, rotated = s.num_heads // s.num_kv_heads, s.num_heads + s.num_kv_heads
+        if self.cos.shape[0] < end:
+            self.cos, self.sin = rotary_tables(s, max(2 * end, cache.capacity), self.dtype, self.device)
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
+        seen = round_mask(cache, group) if mask is None else mask.over(cache, group)
+        for index, (layer, kv) in enumerate(zip(self.layers, cache.kv, strict=True)):
+            attends, mixes = (True, True) if sublayers is None else sublayers[index]
+            if attends:
+                h = x
+                if layer.input_norm is not None:
+                    h = functional.rms_norm(x, (s.hidden_size,), layer.input_norm, s.norm_eps)
+                qkv = layer.qkv(h).view(rows, n, rotated + s.num_kv_heads, s.head_dim).transpose(1, 2)
+                qk, v = qkv[:, :rotated], qkv[:, rotated:]
+                if layer.qk_norm is not None:
+                    qk = functional.rms_norm(qk, (s.head_dim,), None, s.norm_eps) * layer.qk_norm
+                qk = qk * cos + half_turned(qk) * sin
+                kv[0, :, :, start:end], kv[1, :, :, start:end] = qk[:, s.num_heads :], v
+                # Queries that share a KV head lie one after another: grouped attention without a copy of the cache.
+                q = qk[:, : s.num_heads].reshape(rows, s.num_kv_heads, group * n, s.head_dim)
+                a = functional.scaled_dot_product_attention(q, kv[0, :, :, :end], kv[1, :, :, :end], attn_mask=seen)
+                x = x + layer.out(a.view(rows, s.num_heads, n, s.head_dim).transpose(1, 2).reshape(rows, n, -1))
+            if mixes:
+                h = functional.rms_norm(x, (s.hidden_size,), layer.mlp_norm, s.norm_eps)
+                gate, up = layer.gate_up(h).chunk(2, dim=-1)
+                x = x + layer.down(functional.silu(gate) * up)
+        return x
+
     def prefill(self, tokens: torch.Tensor, cache: KvCache) -> torch.Tensor:
-        """Append a causal run of tokens; logits ``[n, V]``."""
-        n = tokens.shape[0]
-        positions = torch.arange(cache.length, cache.length + n, device=self.device)
-        return self.forward(tokens, positions, cache, self._causal(n, cache.capacity) if n > 1 else None)
+        """Append a run of ``tokens[B, n]`` to each text, causally, as the round: what the LM head reads ``[B, n, H]``.
 
-    def _causal(self, n: int, max_tokens: int) -> TailMask:
-        """Short runs come back every round: their masks are kept."""
-        if (n, max_tokens) not in self._causal_masks:
-            mask = self.mask(torch.ones(n, n, dtype=torch.bool).tril(), max_tokens)
-            if n > 16:
+        Rows shorter than n are padded on the right with any token. ``cache.keep`` then says how much of it is text.
+        """
+        n = tokens.shape[1]
+        return self.hidden(tokens, self.next_positions(cache, n), cache, self.causal(n))
+
+    def next_positions(self, cache: KvCache, num_tokens: int) -> torch.Tensor:
+        """Positions ``[B or 1, num_tokens]`` that follow each row's text."""
+        steps = torch.arange(num_tokens, device=self.device)
+        return steps + text_lengths(cache)
+
+    def causal(self, num_tokens: int) -> TailMask | None:
+        """Each new token sees those before it. Short runs come back every round: their masks are kept."""
+        if num_tokens == 1:
+            return None
+        if num_tokens not in self._causal_masks:
+            mask = self.mask(torch.ones(1, num_tokens, num_tokens, dtype=torch.bool).tril())
+            if num_tokens > 16:
                 return mask
-            self._causal_masks[n, max_tokens] = mask
-        return self._causal_masks[n, max_tokens]
+            self._causal_masks[num_tokens] = mask
+        return self._causal_masks[num_tokens]
 
-    def mask(self, seen: torch.Tensor, max_tokens: int) -> TailMask:
-        """A mask for this model's heads from ``seen[rows, tail]``."""
-        group = self.shape.num_heads // self.shape.num_kv_heads
-        return TailMask(seen.to(self.device), group, max_tokens, self.dtype)
-
-
-class _Layer:
-    """Projections (q, k, v fused; gate and up fused) and norms of one layer."""
-
-    def __init__(self, qkv: Linear, out: Linear, gate_up: Linear, down: Linear, norms: list[torch.Tensor]) -> None:
-        self.qkv, self.out, self.gate_up, self.down = qkv, out, gate_up, down
-        self.input_norm, self.mlp_norm = norms
+    def mask(self, seen: torch.Tensor) -> TailMask:
+        """A mask from ``seen[B or 1, n, t]`` on this model's device."""
+        return TailMask(seen.to(self.device))
 
 
-def _layer(w: dict[str, torch.Tensor], prefix: str, packed: bool) -> _Layer:
-    def joined(*names: str) -> Linear:
-        return linear(torch.cat([w[f"{prefix}{name}.weight"] for name in names]), packed)
-
-    return _Layer(
-        joined("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        joined("self_attn.o_proj"),
-        joined("mlp.gate_proj", "mlp.up_proj"),
-        joined("mlp.down_proj"),
-        [w[f"{prefix}{name}.weight"] for name in ("input_layernorm", "post_attention_layernorm")],
-    )
-
-
-def linear(weight: torch.Tensor, packed: bool) -> Linear:
-    """Multiply by a weight. MKL's fp32 product is several times slower than oneDNN's at 2-8 tokens on some CPUs."""
-    if packed and weight.dtype == torch.float32 and weight.device.type == "cpu":
-        try:
-            multiply = torch.ops.mkldnn._linear_pointwise
-            stored = torch.ops.mkldnn._reorder_linear_weight(weight, 4)
-            return lambda x: multiply(x, stored, None, "none", [], "")
-        except (AttributeError, RuntimeError):  # a private operator: absent in some builds
-            pass
-    return lambda x: functional.linear(x, weight)
-
-
-def _rotary_tables(shape: LlamaShape, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin ``[position, head_dim]``, in fp32 as in Transformers (Su et al. 2021, arXiv:2104.09864)."""
-    exponent = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
-    angles = torch.arange(shape.max_context_tokens).float()[:, None] / shape.rope_theta**exponent
-    full = torch.cat([angles, angles], dim=-1)
-    return full.cos().to(device, dtype), full.sin().to(device, dtype)
-
-
-def _half_turned(x: torch.Tensor) -> torch.Tensor:
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([-b, a], dim=-1)
+def text_lengths(cache: KvCache) -> torch.Tensor:
+    """Length of each text, ``[B, 1]``, or ``[1, 1]`` where all are alike."""
+    lengths = cache.lengths[:1] if cache.is_even else cache.lengths
+    return torch.tensor(lengths, device=cache.kv.device)[:, None]
 
 
 def load_llama(
@@ -184,7 +156,7 @@ def load_llama(
     packed: bool = False,
     ffn_size: int | None = None,
 ) -> Llama:
-    """A Llama from a checkpoint directory; ``ffn_size`` extends its MLP with zeros, see ``extend_ffn``."""
+    """A model from a checkpoint directory; ``ffn_size`` extends its MLP with zeros, see ``extend_ffn``."""
     shape = read_shape(directory)
     weights = read_weights(directory, shape)
     if ffn_size is not None:
@@ -192,9 +164,7 @@ def load_llama(
     return Llama(shape, weights, dtype, device, packed)
 
 
-def extend_ffn(
-    shape: LlamaShape, weights: dict[str, torch.Tensor], ffn_size: int
-) -> tuple[LlamaShape, dict[str, torch.Tensor]]:
+def extend_ffn(shape: LlamaShape, weights: Weights, ffn_size: int) -> tuple[LlamaShape, Weights]:
     """The same function at the cost of a larger model: zero rows in gate and up, zero columns in down.
 
     A zero gate gives silu(0) = 0, times a zero column: the logits do not change, the bytes and FLOPs do.
@@ -206,6 +176,6 @@ def extend_ffn(
     for name, tensor in weights.items():
         if name.endswith(("gate_proj.weight", "up_proj.weight")):
             extended[name] = functional.pad(tensor, (0, 0, 0, more))
-        elif name.endswith("down_proj.weight"):
+        elif name.endswith(("gate_proj.bias", "up_proj.bias", "down_proj.weight")):
             extended[name] = functional.pad(tensor, (0, more))
     return LlamaShape(**{**vars(shape), "intermediate_size": ffn_size}), extended

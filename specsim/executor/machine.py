@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from specsim.executor.llama import linear
+from specsim.executor.layers import linear
 
 
 def measure_machine() -> dict[str, object]:

@@ -1,283 +1,294 @@
-"""Real rounds on torch models, driven by the same generator of work that the cost model prices. One sequence.
-
-The drafter's cache holds the committed text less its newest, "pending" tokens, then, during a round, the nodes it ran
-in the order in which it ran them. The target's cache holds the committed text without the root, then the tree.
-"""
+"""Real rounds on torch models, driven by the same generator of work that the cost model prices. B texts at once."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
-import numpy as np
 import torch
 
-from specsim.decoding import (
-    Draws,
-    Rule,
-    StaticTree,
-    Verdict,
-    adjust,
-    check_pairing,
-    check_sampling,
-    draft_laws,
-    node_probs,
-    sample,
-    verify,
-)
+from specsim.decoding import DraftState, Draws, StaticTree, TokenTree, Verdict, draft_laws, sample, verify
+from specsim.decoding.rules import facts
 from specsim.errors import InputError
-from specsim.executor.llama import KvCache, Llama, TailMask
-from specsim.methods.round import Situation, expanded_levels, play
-from specsim.tree import DraftTree
+from specsim.executor.cache import TailMask
+from specsim.executor.drafters.base import Extra, Frontier, Verified
+from specsim.executor.masks import Mask, RunNodes, StaticMasks, only_root, tree_mask
+from specsim.executor.method import Method, on_host
+from specsim.executor.texts import Texts
+from specsim.methods.round import DraftPass, DraftRead, Situation, VerifyPass, expanded_levels, play_policy
 from specsim.work import HostWork, Pass, Work
 
 Clock = Callable[[], float]
+Play = Generator[Work, Any, TokenTree]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A tree policy with what never changes from round to round: masks and depths of each pass.
+@dataclass(frozen=True, eq=False)
+class Round:
+    """What a round did.
 
-    Raises:
-        InputError: where the rule on such draws would not reproduce the target, or the models do not fit each other.
+    Attributes:
+        requests: Which prompt each row continues.
+        context_tokens: Per row, tokens in the target's cache when the round began.
+        state: What was drafted.
+        tree: What was verified.
+        path: Per row the accepted nodes, root first.
+        emitted: Per row the new tokens.
+        target_logits: ``[B, N, V]``.
+        method: How.
+        played: Each piece of work with its seconds, the pool and the tree still on it.
     """
 
-    tree: DraftTree
-    draw: Literal["top", "sampled"]
-    rule: Rule
-    target: Llama
-    draft: Llama
-    max_tokens: int
-
-    def __post_init__(self) -> None:
-        check_models(self.target, self.draft)
-        check_pairing(self.rule, self.draw)
-        if self.rule == "token_rejection" and not self.tree.is_chain:
-            raise InputError("tree", "must be a chain for the rule token_rejection", self.tree.parents)
-        _ = self.policy
-
-    @cached_property
-    def policy(self) -> StaticTree:
-        return StaticTree(self.tree, self.draw)
-
-    @cached_property
-    def verify_mask(self) -> TailMask | None:
-        seen = torch.from_numpy(np.array(self.tree.mask))
-        return self.target.mask(seen, self.max_tokens) if self.tree.num_drafted else None
-
-    @cached_property
-    def depths(self) -> torch.Tensor:
-        return torch.from_numpy(np.array(self.tree.depths)).long().to(self.target.device)
-
-    @cached_property
-    def drafted(self) -> list[int]:
-        """Nodes that the drafter runs, in that order, the root left out (it is one of the pending tokens)."""
-        return [n for level in expanded_levels(self.tree)[1:] for n in level]
-
-    @cached_property
-    def draft_masks(self) -> list[TailMask | None]:
-        """By level: which earlier nodes of this round each node sees. The first level is plain text."""
-        masks: list[TailMask | None] = [None]
-        for level in expanded_levels(self.tree)[1:]:
-            so_far = self.drafted[: self.drafted.index(level[-1]) + 1]
-            seen = torch.from_numpy(np.array(self.tree.mask)[np.ix_(level, so_far)])
-            masks.append(self.draft.mask(seen, self.max_tokens) if not bool(seen.all()) else None)
-        return masks
-
-
-@dataclass
-class Sequence:
-    """One text being decoded: its tokens, its two caches, its randomness."""
-
-    tokens: list[int]
-    target_cache: KvCache
-    draft_cache: KvCache
-    temperature: float
-    generator: torch.Generator
-    timed: list[tuple[Work, float]] = field(default_factory=list)
+    requests: list[int]
+    context_tokens: list[int]
+    state: DraftState
+    tree: TokenTree
+    path: list[list[int]]
+    emitted: list[list[int]]
+    target_logits: torch.Tensor
+    method: Method
+    played: list[tuple[Work, float]]
 
     @property
-    def pending(self) -> list[int]:
-        """Committed tokens that the drafter has not seen."""
-        return self.tokens[self.draft_cache.length :]
-
-    def uniforms(self, *shape: int) -> torch.Tensor:
-        """Numbers in [0, 1), drawn on the CPU so that every device sees the same."""
-        return torch.rand(shape, generator=self.generator).to(self.target_cache.kv.device)
+    def timed(self) -> list[tuple[Work, float]]:
+        """Each piece of work alone, with its seconds. Not part of the round, whose time it would take."""
+        return [(_plain(work, self.method), seconds) for work, seconds in self.played]
 
 
-def check_models(target: Llama, draft: Llama) -> None:
-    """Raise InputError unless the draft can propose tokens to the target: one vocabulary, one device."""
-    ours, theirs = draft.shape.vocab_size, target.shape.vocab_size
-    if ours != theirs:
-        raise InputError("vocab_size", f"of the draft must be the target's, {theirs}", ours)
-    if draft.device != target.device:
-        raise InputError("device", f"of the draft must be the target's, {target.device}", str(draft.device))
+def _plain(work: Work, method: Method) -> Work:
+    """The work without the laws and trees that it carries while it is played."""
+    if isinstance(work, DraftRead):
+        return HostWork("draft", work.num_nodes)
+    if not isinstance(work, DraftPass | VerifyPass):
+        return work
+    if isinstance(work, VerifyPass):
+        nodes = tuple(range(work.tree.tokens.shape[1]))
+    elif method.tree is not None:
+        nodes = expanded_levels(method.tree)[len(work.state.laws)]
+    else:
+        nodes = tuple(node for node in work.state.frontier[0].tolist() if node >= 0)
+    return Pass(work.role, work.kind, work.new_tokens, work.context_tokens, work.num_seqs, nodes)
 
 
-def start(target: Llama, draft: Llama, prompt: list[int], max_tokens: int, temperature: float, seed: int) -> Sequence:
-    """Prefill both models with all of the prompt but its last token, which is the first root."""
-    check_models(target, draft)
-    check_sampling(temperature)
-    _check_prompt(prompt, target.shape.vocab_size, max_tokens)
-    if not 0 <= seed < 2**63:
-        raise InputError("seed", "must be from 0 to 2**63 - 1", seed)
-    caches = target.new_cache(max_tokens), draft.new_cache(max_tokens)
-    for model, cache in zip((target, draft), caches, strict=True):
-        if len(prompt) > 1:
-            model.prefill(torch.tensor(prompt[:-1], device=model.device), cache)
-    return Sequence(list(prompt), *caches, temperature, torch.Generator().manual_seed(seed))
+def run_round(texts: Texts, method: Method, clock: Clock = time.thread_time, forced: list[int] | None = None) -> Round:
+    """One round of every text. ``forced`` replaces the verdict's path (for timing: text is then meaningless).
+
+    Raises:
+        InputError: for a tree deeper than the drafter proposes, a drafter that is missing, or no room in the context.
+    """
+    check_depth(texts, method)
+    return _RoundRun(texts, method, clock, forced).run()
 
 
-def _check_prompt(prompt: list[int], vocab_size: int, max_tokens: int) -> None:
-    if not prompt:
-        raise InputError("prompt", "must have at least one token", prompt)
-    if len(prompt) >= max_tokens:
-        raise InputError("prompt", f"must be shorter than the {max_tokens} tokens of the cache", len(prompt))
-    if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-        raise InputError("prompt", f"must hold tokens from 0 to {vocab_size - 1}", prompt)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What a round did: the accepted path of nodes (root first), tokens emitted, acceptance of each, timed work."""
-
-    path: list[int]
-    emitted: list[int]
-    accept_prob: tuple[float, ...] | None
-    timed: list[tuple[Work, float]]
-
-
-def run_round(shape: Shape, seq: Sequence, clock: Clock = time.thread_time, forced: list[int] | None = None) -> Round:
-    """One round of the sequence. ``forced`` replaces the verdict's path (for timing: text is then meaningless)."""
-    tree, cache = shape.tree, seq.target_cache
-    if cache.capacity != shape.max_tokens:
-        raise InputError("max_tokens", f"must be the {cache.capacity} of the sequence's cache", shape.max_tokens)
-    if cache.length + tree.num_nodes > cache.capacity:
-        raise InputError(
-            "tree", f"must fit the {cache.capacity - cache.length} slots left in the cache", tree.num_nodes
-        )
-    if shape.rule == "greedy" and tree.num_drafted and seq.temperature > 0:
-        raise InputError("temperature", "must be 0 for the rule greedy, which does not sample", seq.temperature)
-    return _RoundRun(shape, seq, clock, forced).run()
+def check_depth(texts: Texts, method: Method) -> None:
+    """Raise InputError where the drafter can not propose what the policy asks for."""
+    if method.is_plain:
+        return
+    if texts.drafter is None:
+        raise InputError("drafter", "must be given for a method that drafts", None)
+    limit = texts.drafter.max_depth
+    if limit is not None and (depth := method.policy.limits.depth) > limit:
+        raise InputError("depth", f"must be at most {limit} for this drafter", depth)
 
 
 class _RoundRun:
     """The state of one round while its work is played."""
 
-    def __init__(self, shape: Shape, seq: Sequence, clock: Clock, forced: list[int] | None) -> None:
-        self.shape, self.seq, self.clock, self.forced = shape, seq, clock, forced
-        root = torch.tensor([seq.tokens[-1]], device=shape.target.device)
-        self.state = shape.policy.start(root)
-        self.level = 0
-        self.draft_start = 0
-        self.accept_prob: tuple[float, ...] | None = None
+    def __init__(self, texts: Texts, method: Method, clock: Clock, forced: list[int] | None) -> None:
+        self.texts, self.method, self.clock, self.forced = texts, method, clock, forced
+        policy, device = method.policy, texts.target.device
+        self.masks = _static_masks(policy, device) if isinstance(policy, StaticTree) else None
+        self.lengths = texts.cache.lengths
+        self.run_nodes: RunNodes | None = None
+        self.extra: Extra | None = None
 
+    @torch.inference_mode()
     def run(self) -> Round:
-        seq, timed = self.seq, []
-        at = Situation([seq.target_cache.length], [max(1, len(seq.pending))], [1])
-        for work in play(self.shape.tree, at):
-            begin = self.clock()
-            self._do(work)
-            timed.append((work, self.clock() - begin))
-        return Round(self.path, self.emitted, self.accept_prob, timed)
+        texts, drafter = self.texts, self.texts.drafter
+        pending = [1] * texts.num_rows if drafter is None or self.method.is_plain else drafter.pending_tokens
+        at = Situation(list(self.lengths), pending, [1] * texts.num_rows)
+        play = play_policy(
+            self.method.policy, texts.roots(), at, drafter.drafting if drafter else "autoregressive", self._uniforms
+        )
+        timed = self._played(play)
+        return Round(
+            requests=list(texts.requests),
+            context_tokens=list(self.lengths),
+            state=self.state,
+            tree=self.tree,
+            path=self.path,
+            emitted=self.emitted,
+            target_logits=self.logits,
+            method=self.method,
+            played=timed,
+        )
 
-    def _do(self, work: Work) -> None:
+    def _played(self, play: Play) -> list[tuple[Work, float]]:
+        """Do the work, and time it. What the policy does between an answer and the next work is the host's."""
+        timed: list[tuple[Work, float]] = []
+        begin = self.clock()
+        work = next(play)
+        while True:
+            answer = self._do(work)
+            if isinstance(work, VerifyPass) and self.extra is not None:
+                work = replace(work, new_tokens=work.new_tokens + self.extra.tokens.shape[1])
+            end = self.clock()
+            timed.append((work, end - begin))
+            begin = end
+            try:
+                following = play.send(answer)
+            except StopIteration:
+                return timed
+            if not isinstance(following, HostWork):
+                # The policy ran, and no host work of its own tells so: a lookup's reading and ranking are one.
+                now = self.clock()
+                timed[-1] = (work, timed[-1][1] + now - begin)
+                begin = now
+            work = following
+
+    def _do(self, work: Work) -> torch.Tensor | None:
         match work:
-            case Pass(role="draft"):
-                self._draft()
-            case HostWork(kind="draft"):
-                self._expand()
-            case Pass(role="target"):
-                self._target()
+            case DraftPass() | DraftRead():
+                return self._draft(work.state)
+            case VerifyPass():
+                self._target(work.state, work.tree)
             case HostWork(kind="round"):
                 self._judge()
             case HostWork(kind="step"):
                 self._commit()
+        return None
 
-    @torch.inference_mode()
-    def _draft(self) -> None:
-        draft, cache, seq = self.shape.draft, self.seq.draft_cache, self.seq
-        if self.level == 0:
-            tokens = torch.tensor(seq.pending, device=draft.device)
-            self.logits = draft.prefill(tokens, cache)[-1:]
-            self.draft_start = cache.length
-        else:
-            tokens = self.state.tokens[0, self.state.frontier[0]]
-            positions = torch.full_like(tokens, self.draft_start + self.level - 1)
-            self.logits = draft.forward(tokens, positions, cache, self.shape.draft_masks[self.level])
-        self.level += 1
+    def _uniforms(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.texts.uniforms(*shape[1:])
 
-    @torch.inference_mode()
-    def _expand(self) -> None:
-        sampled = self.shape.draw != "top"
-        # Ranks do not depend on the temperature, and at 0 only the law without it still says how sure the drafter is.
-        probs = adjust(self.logits, self.seq.temperature) if sampled else torch.softmax(self.logits.float(), -1)
-        uniforms = self.seq.uniforms(1, probs.shape[0], self.state.num_draws) if self.state.num_draws else None
-        self.state = self.shape.policy.expand(self.state, probs[None], uniforms)
+    def _draft(self, state: DraftState) -> torch.Tensor:
+        drafter = self.texts.drafter
+        assert drafter is not None
+        mask, depths = self._frontier_mask(state)
+        tokens = state.tokens.gather(1, state.frontier.clamp(min=0))
+        return self.method.draft_law(drafter.law(Frontier(state, tokens, depths, mask)))
 
-    @torch.inference_mode()
-    def _target(self) -> None:
-        shape, cache = self.shape, self.seq.target_cache
-        self.drafted = shape.policy.select(self.state)
-        self.target_start = cache.length
-        self.target_logits = shape.target.forward(
-            self.drafted.tokens[0], self.target_start + shape.depths, cache, shape.verify_mask
-        )
+    def _frontier_mask(self, state: DraftState) -> Mask:
+        if self.masks is not None:
+            return self.masks.levels[len(state.laws)]
+        if self.run_nodes is None:
+            self.run_nodes = only_root(state.frontier.shape[0], self.texts.target.device)
+            return None, self.run_nodes.depths
+        self.run_nodes = self.run_nodes.grown(state)
+        return self.run_nodes.mask(state.frontier.shape[1])
 
-    @torch.inference_mode()
+    def _target(self, state: DraftState, tree: TokenTree) -> None:
+        texts, cache, drafter = self.texts, self.texts.cache, self.texts.drafter
+        cache.rewind(self.lengths)
+        self.state, self.tree, self.start = state, tree, cache.end
+        mask, depths = self.masks.verify if self.masks else tree_mask(tree.parents, len(state.laws))
+        tokens, num_nodes = tree.tokens, tree.tokens.shape[1]
+        self.extra = None if drafter is None or self.method.is_plain else drafter.extra()
+        if self.extra is not None:
+            tokens, depths, mask = _with_extra(self.extra, tokens, depths, mask)
+        lengths = torch.tensor(self.lengths, device=tokens.device)[:, None]
+        self.hidden = texts.target.hidden(tokens, lengths + depths, cache, mask)
+        logits = texts.target.logits(self.hidden)
+        self.logits = logits[:, :num_nodes]
+        self.extra_logits = None if self.extra is None else logits[:, num_nodes:]
+
     def _judge(self) -> None:
-        shape, drafted = self.shape, self.drafted
-        if shape.rule == "greedy":
-            verdict = verify("greedy", drafted.parents, drafted.tokens, None, self.target_logits[None], None)
-            self._greedy_acceptance()
-        else:
-            verdict = self._sampled_verdict()
-        self.path = [n for n in verdict.path[0].tolist() if n >= 0]
-        self.bonus = int(verdict.bonus[0])
+        verdict = self._verdict()
+        self.path = [[n for n in path if n >= 0] for path in verdict.path.tolist()]
+        self.bonus = verdict.bonus.tolist()
 
-    def _greedy_acceptance(self) -> None:
-        best = self.target_logits.argmax(-1)[self.drafted.parents[0, 1:]]
-        self.accept_prob = tuple((best == self.drafted.tokens[0, 1:]).float().tolist())
-
-    def _sampled_verdict(self) -> Verdict:
-        shape, seq, drafted = self.shape, self.seq, self.drafted
-        target_probs = adjust(self.target_logits, seq.temperature)[None]
-        laws = None if shape.rule == "one_hot" else draft_laws(self.state, drafted, target_probs.shape[-1])
-        draws = Draws(seq.uniforms(1, shape.tree.num_nodes), seq.uniforms(1))
-        if shape.rule in ("one_hot", "token_rejection"):
-            p = node_probs(drafted.parents, drafted.tokens, target_probs)[0, 1:]
-            accept = p if shape.rule == "one_hot" else torch.clamp(p / drafted.probs[0, 1:], max=1)
-            self.accept_prob = tuple(accept.tolist())
-        return verify(shape.rule, drafted.parents, drafted.tokens, laws, target_probs, draws)
+    def _verdict(self) -> Verdict:
+        method, tree = self.method, self.tree
+        parents, tokens = on_host(tree.parents), on_host(tree.tokens)
+        if method.rule == "greedy":
+            return verify("greedy", parents, tokens, None, on_host(self.logits), None)
+        target_probs, laws = on_host(method.sampling.law(self.logits)), None
+        if facts(method.rule).needs_draft_probs:
+            laws = on_host(draft_laws(self.state, tree, target_probs.shape[-1]))
+        draws = Draws(on_host(self.texts.uniforms(tokens.shape[1])), on_host(self.texts.uniforms()))
+        return verify(method.rule, parents, tokens, laws, target_probs, draws, **method.knobs)
 
     def _commit(self) -> None:
-        shape, seq = self.shape, self.seq
-        if not shape.tree.num_drafted:
-            self.path, self.bonus = [0], self._next_token()
+        texts, tree = self.texts, self.tree
+        num_nodes = tree.tokens.shape[1]
+        if num_nodes == 1:
+            self.path, self.bonus = [[0]] * texts.num_rows, self._next_tokens()
         if self.forced is not None:
-            self.path = self.forced
-        kept = self.drafted.tokens[0, self.path[1:]].tolist() if len(self.path) > 1 else []
-        self.emitted = [*kept, self.bonus]
-        seq.target_cache.keep(self.target_start, self.path)
-        if shape.tree.num_drafted:
-            on_path = set(self.path)
-            ran = [i for i, node in enumerate(shape.drafted) if node in on_path]
-            seq.draft_cache.keep(self.draft_start, ran)
-        seq.tokens += self.emitted
+            self.path = [self.forced] * texts.num_rows
+        tokens = tree.tokens.tolist()
+        self.emitted = [
+            [*(row[node] for node in path[1:]), bonus]
+            for row, path, bonus in zip(tokens, self.path, self.bonus, strict=True)
+        ]
+        texts.cache.keep([[self.start + node for node in path] for path in self.path])
+        for text, new in zip(texts.tokens, self.emitted, strict=True):
+            text += new
+        if texts.drafter is not None:
+            features = self.hidden[:, :num_nodes] if texts.drafter.needs_features else None
+            texts.drafter.observe(
+                Verified(
+                    tree.tokens, tree.parents, tree.nodes, self.state, self.logits, features, self.extra_logits,
+                    self.path, self.emitted,
+                )
+            )  # fmt: skip
 
-    def _next_token(self) -> int:
-        logits = self.target_logits[-1]
-        if self.seq.temperature == 0:
-            return int(logits.argmax())
-        return int(sample(adjust(logits, self.seq.temperature), self.seq.uniforms(1)[0]))
+    def _next_tokens(self) -> list[int]:
+        logits, sampling = self.logits[:, -1], self.method.sampling
+        chosen = logits.argmax(-1) if sampling.temperature == 0 else sample(sampling.law(logits), self.texts.uniforms())
+        tokens: list[int] = chosen.tolist()
+        return tokens
 
 
-def decode(shape: Shape, seq: Sequence, max_new_tokens: int, clock: Clock = time.thread_time) -> Iterator[Round]:
-    """Rounds until ``max_new_tokens`` are out (the last round may pass the limit) or the cache has no room for one."""
-    goal = len(seq.tokens) + max_new_tokens
-    while len(seq.tokens) < goal and seq.target_cache.length + shape.tree.num_nodes + 1 < shape.max_tokens:
-        yield run_round(shape, seq, clock)
+@lru_cache(maxsize=64)
+def _static_masks(policy: StaticTree, device: torch.device) -> StaticMasks:
+    return StaticMasks(policy, device)
+
+
+def _with_extra(
+    extra: Extra, tokens: torch.Tensor, depths: torch.Tensor, mask: TailMask | None
+) -> tuple[torch.Tensor, torch.Tensor, TailMask]:
+    """The tree's tokens, depths and mask with the extra tokens after them, which see the root and one another."""
+    num_nodes, num_extra = tokens.shape[1], extra.tokens.shape[1]
+    seen = torch.ones(1, 1, 1, dtype=torch.bool, device=tokens.device) if mask is None else mask.seen
+    rows = max(seen.shape[0], extra.seen.shape[0])
+    whole = torch.zeros(rows, num_nodes + num_extra, num_nodes + num_extra, dtype=torch.bool, device=tokens.device)
+    whole[:, :num_nodes, :num_nodes] = seen
+    whole[:, num_nodes:, num_nodes:] = extra.seen
+    whole[:, num_nodes:, 0] = True
+    deep = [part.expand(max(depths.shape[0], extra.offsets.shape[0]), -1) for part in (depths, extra.offsets)]
+    return torch.cat([tokens, extra.tokens], dim=1), torch.cat(deep, dim=1), TailMask(whole)
+
+
+def decode(
+    texts: Texts,
+    method: Method,
+    max_new_tokens: int,
+    clock: Clock = time.thread_time,
+    is_finished: Callable[[int, list[int]], bool] = lambda request, tokens: False,
+) -> Iterator[Round]:
+    """Rounds until every text has ``max_new_tokens`` more (its last round may pass that) or its context is full.
+
+    Args:
+        texts: Where to go on; texts that have finished are dropped from it.
+        method: How.
+        max_new_tokens: Of each text.
+        clock: Reads seconds.
+        is_finished: Given a request's number and its text, whether it ends for another reason (a stop token).
+    """
+    goals = {request: len(text) + max_new_tokens for request, text in zip(texts.requests, texts.tokens, strict=True)}
+    reach = method.policy.limits.depth
+
+    def goes_on(row: int) -> bool:
+        request, text = texts.requests[row], texts.tokens[row]
+        fits = len(text) + reach < texts.max_context_tokens  # with the bonus token
+        return len(text) < goals[request] and fits and not is_finished(request, text)
+
+    while True:
+        rows = [row for row in range(texts.num_rows) if goes_on(row)]
+        if len(rows) < texts.num_rows:
+            texts.keep_rows(rows)
+        if not rows:
+            return
+        yield run_round(texts, method, clock)

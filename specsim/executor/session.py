@@ -6,20 +6,25 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import torch
 
-from specsim.decoding import Rule
 from specsim.errors import InputError
 from specsim.executor.corpus import source_files
+from specsim.executor.drafters.base import Drafter
+from specsim.executor.drafters.model import ModelDrafter
 from specsim.executor.llama import Llama, load_llama
 from specsim.executor.machine import cpu_name
-from specsim.executor.rounds import Round, Sequence, Shape, decode, run_round, start
-from specsim.records import RoundRecord, TimedRound, round_record
+from specsim.executor.method import Method, Sampling, lossless_rule
+from specsim.executor.recording import records_of
+from specsim.executor.rounds import Round, decode, run_round
+from specsim.executor.texts import Texts, start
+from specsim.executor.vocabulary import load_tokenizer
+from specsim.records import TimedRound
 from specsim.tree import DraftTree
 
 TINY: Final = Path(__file__).parent / "tiny"
@@ -55,7 +60,6 @@ class Session:
     seed: int = 0
     clock_name: Literal["cpu", "wall"] = "cpu"
     device: str = "cpu"
-    _shapes: dict[tuple[int, ...], Shape] = field(default_factory=dict)
 
     @cached_property
     def target(self) -> Llama:
@@ -79,34 +83,39 @@ class Session:
                 found.append(ids)
         return found
 
-    def shape(self, tree: DraftTree) -> Shape:
-        """Masks and policy of a tree, made once."""
-        key = tree.parents + tree.ranks
-        if key not in self._shapes:
-            rule, draw = rule_and_draw(tree, self.temperature)
-            self._shapes[key] = Shape(tree, draw, rule, self.target, self.draft, MAX_TOKENS)
-        return self._shapes[key]
+    def method(self, tree: DraftTree) -> Method:
+        """The lossless way of drafting this tree."""
+        return Method(*lossless_rule(tree, self.temperature), Sampling(self.temperature))
 
     def generate(self, tree: DraftTree, prompt: int, num_tokens: int) -> Iterator[TimedRound]:
-        """Decode ``num_tokens`` after a prompt, round by round."""
-        seq = self._start(prompt)
-        shape = self.shape(tree)
+        """Decode ``num_tokens`` after a prompt, round by round, the separate draft model proposing."""
+        yield from self.run(self.method(tree), ModelDrafter(self.target, self.draft), prompt, num_tokens)
+
+    def run(self, method: Method, drafter: Drafter | None, prompt: int, num_tokens: int) -> Iterator[TimedRound]:
+        """Decode ``num_tokens`` after a prompt by any method, round by round."""
+        texts = self.start(drafter, prompt)
         begin = time.perf_counter()
-        for done in decode(shape, seq, num_tokens, self.clock):
+        for done in decode(texts, method, num_tokens, self.clock):
             end = time.perf_counter()
-            yield self._timed(done, shape, seq, prompt, end - begin)
+            yield self._timed(done, prompt, end - begin)
             begin = time.perf_counter()
 
     def forced_rounds(self, tree: DraftTree, prompt: int, num_rounds: int) -> list[TimedRound]:
         """Rounds whose accepted length is drawn evenly from all paths: time at every state, whatever the drafter."""
-        seq, shape, rounds = self._start(prompt), self.shape(tree), []
+        method, rounds = self.method(tree), []
+        texts = self.start(ModelDrafter(self.target, self.draft), prompt)
         for number in range(num_rounds):
-            node = int(torch.randint(tree.num_nodes, (1,), generator=seq.generator))
-            done = run_round(shape, seq, self.clock, forced=_path_to(tree, node))
-            rounds.append(self._timed(done, shape, seq, prompt, 0.0))
+            node = int(torch.randint(tree.num_nodes, (1,), generator=texts.generators[0]))
+            rounds.append(self._timed(run_round(texts, method, self.clock, forced=_path_to(tree, node)), prompt, 0.0))
             if number % 8 == 7:
-                seq = self._start(prompt)
+                texts = self.start(ModelDrafter(self.target, self.draft), prompt)
         return rounds
+
+    def start(self, drafter: Drafter | None, prompt: int) -> Texts:
+        """The text of a prompt, both models having read it."""
+        if not 0 <= prompt < len(self.prompts):
+            raise InputError("prompt", f"must be from 0 to {len(self.prompts) - 1}", prompt)
+        return start(self.target, drafter, [self.prompts[prompt]], MAX_TOKENS, self.seed + prompt)
 
     def clock(self) -> float:
         """Seconds of this thread's processor time, or of the wall."""
@@ -118,46 +127,9 @@ class Session:
         if self.device != "cpu" and self.clock_name == "cpu":
             raise InputError("clock", f"must be wall on the device {self.device}", self.clock_name)
 
-    def _start(self, prompt: int) -> Sequence:
-        if not 0 <= prompt < len(self.prompts):
-            raise InputError("prompt", f"must be from 0 to {len(self.prompts) - 1}", prompt)
-        return start(self.target, self.draft, self.prompts[prompt], MAX_TOKENS, self.temperature, self.seed + prompt)
-
-    def _timed(self, done: Round, shape: Shape, seq: Sequence, prompt: int, wall_s: float) -> TimedRound:
-        record: RoundRecord = round_record(
-            done.timed,
-            self.clock_name,
-            request=prompt,
-            method=shape.tree.label,
-            context_tokens=len(seq.tokens) - len(done.emitted) - 1,
-            num_drafted=shape.tree.num_drafted,
-            accepted_ranks=tuple(shape.tree.ranks[node] for node in done.path[1:]),
-            num_emitted=len(done.emitted),
-            accept_prob=done.accept_prob,
-            wall_s=wall_s,
-        )
-        return TimedRound(record, tuple(done.timed))
-
-
-def rule_and_draw(tree: DraftTree, temperature: float) -> tuple[Rule, Literal["top", "sampled"]]:
-    """The lossless rule that suits: greedy; sampled, the token rule for chains, recursive rejection for trees."""
-    if temperature == 0:
-        return "greedy", "top"
-    return ("token_rejection" if tree.is_chain else "recursive_rejection"), "sampled"
-
-
-def load_tokenizer(target_dir: Path) -> Any:
-    """The tokenizer beside a checkpoint, or beside the folders of the shipped pair. Raises InputError without one."""
-    from tokenizers import Tokenizer
-
-    for folder in (target_dir, target_dir.parent):
-        path = folder / "tokenizer.json"
-        if path.is_file():
-            try:
-                return Tokenizer.from_file(str(path))
-            except Exception as error:  # the library raises no narrower type
-                raise InputError("tokenizer.json", f"not a readable tokenizer ({error})") from None
-    raise InputError("tokenizer.json", "must be in the target's directory", str(target_dir))
+    def _timed(self, done: Round, prompt: int, wall_s: float) -> TimedRound:
+        record = records_of(done, self.clock_name, wall_s)[0]
+        return TimedRound(record.model_copy(update={"request": prompt}), tuple(done.timed))
 
 
 def quiet_torch() -> None:

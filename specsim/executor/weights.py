@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,8 +18,19 @@ _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
+class Rope:
+    """How rotary frequencies are slowed for texts longer than those first trained on."""
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context_tokens: int = 8192
+
+
+@dataclass(frozen=True)
 class LlamaShape:
-    """What the forward pass of a Llama needs to know."""
+    """What the forward pass of a Llama, or of one of its near relatives, needs to know."""
 
     hidden_size: int
     num_layers: int
@@ -32,6 +43,14 @@ class LlamaShape:
     rope_theta: float
     norm_eps: float
     tied_embeddings: bool
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    rope: Rope | None = None
+
+
+FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def read_shape(directory: Path) -> LlamaShape:
@@ -39,14 +58,15 @@ def read_shape(directory: Path) -> LlamaShape:
     config = read_json(directory / "config.json")
     if not isinstance(config, dict):
         raise InputError("config.json", "must be an object", config)
-    if config.get("model_type") != "llama":
-        raise InputError("model_type", "the executor runs 'llama'", config.get("model_type"))
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise InputError("model_type", f"the executor runs {', '.join(FAMILIES)}", family)
     heads = _positive(config, "num_attention_heads")
     hidden = _positive(config, "hidden_size")
     kv_heads = _positive(config, "num_key_value_heads", heads)
     if heads % kv_heads:
         raise InputError("num_key_value_heads", f"must divide num_attention_heads = {heads}", kv_heads)
-    if hidden % heads:
+    if hidden % heads and config.get("head_dim") is None:
         raise InputError("hidden_size", f"must be a multiple of num_attention_heads = {heads}", hidden)
     head_dim = _positive(config, "head_dim", hidden // heads)
     if head_dim % 2:
@@ -60,28 +80,53 @@ def read_shape(directory: Path) -> LlamaShape:
         head_dim=head_dim,
         intermediate_size=_positive(config, "intermediate_size"),
         vocab_size=_positive(config, "vocab_size"),
-        max_context_tokens=_positive(config, "max_position_embeddings", 2048, most=MAX_CONTEXT_TOKENS),
+        max_context_tokens=_context(config, family),
         rope_theta=_real(config | _rope(config), "rope_theta", 10000.0),
         norm_eps=_real(config, "rms_norm_eps", 1e-6),
         tied_embeddings=_flag(config, "tie_word_embeddings"),
+        qkv_bias=family == "qwen2" or _flag(config, "attention_bias"),
+        out_bias=family != "qwen2" and _flag(config, "attention_bias"),
+        mlp_bias=_flag(config, "mlp_bias"),
+        qk_norm=family == "qwen3",
+        rope=_scaling(config),
     )
 
 
+def _context(config: dict[str, Any], family: str) -> int:
+    """Most tokens of a text. Where layers attend to a sliding window, texts within it do not tell the difference."""
+    most = _positive(config, "max_position_embeddings", 2048, most=MAX_CONTEXT_TOKENS)
+    slides = _flag(config, "use_sliding_window") if family.startswith("qwen") else config.get("sliding_window")
+    return min(most, _positive(config, "sliding_window", most)) if slides else most
+
+
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary parameters, which newer configs keep in a table of their own."""
-    rope = config.get("rope_parameters") or {}
-    if not isinstance(rope, dict):
-        raise InputError("rope_parameters", "must be an object", rope)
-    return rope
+    """Rotary parameters: of their own table in newer configs, of ``rope_scaling`` in older ones."""
+    for field in ("rope_parameters", "rope_scaling"):
+        rope = config.get(field) or {}
+        if not isinstance(rope, dict):
+            raise InputError(field, "must be an object", rope)
+        if rope:
+            return rope
+    return {}
+
+
+def _scaling(config: dict[str, Any]) -> Rope | None:
+    rope = _rope(config)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return Rope("linear", _real(rope, "factor", None))
+    if kind != "llama3":
+        raise InputError("rope_type", "must be default, linear or llama3: other scalings are not built", kind)
+    low, high = (_real(rope, f"{end}_freq_factor", None) for end in ("low", "high"))
+    if low >= high:
+        raise InputError("high_freq_factor", f"must be > low_freq_factor = {low:g}", high)
+    return Rope("llama3", _real(rope, "factor", None), low, high, _positive(rope, "original_max_position_embeddings"))
 
 
 def _check_features(config: dict[str, Any]) -> None:
     """Refuse what would change the function and is not built, rather than leave it out silently."""
-    if config.get("rope_scaling") or _rope(config).get("rope_type", "default") != "default":
-        raise InputError("rope_scaling", "must be absent: scaled rotary embeddings are not built")
-    for bias in ("attention_bias", "mlp_bias"):
-        if _flag(config, bias):
-            raise InputError(bias, "must be false: biases are not built", True)
     if config.get("hidden_act", "silu") != "silu":
         raise InputError("hidden_act", "must be 'silu'", config["hidden_act"])
     if config.get("quantization_config"):
@@ -90,11 +135,15 @@ def _check_features(config: dict[str, Any]) -> None:
 
 def read_weights(directory: Path, shape: LlamaShape) -> dict[str, torch.Tensor]:
     """Every tensor that the shape asks for, as stored. Raises InputError where one is missing, misshapen or broken."""
+    return read_tensors(directory, expected_tensors(shape))
+
+
+def read_tensors(directory: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Tensors of these names and shapes, as stored. Raises InputError where one is missing, misshapen or broken."""
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         limit = "must be *.safetensors in the directory (other formats can run code)"
         raise InputError("weights", limit, directory.name)
-    expected = expected_tensors(shape)
     found: dict[str, torch.Tensor] = {}
     for path in files:
         try:
@@ -121,22 +170,28 @@ def _check_tensor(name: str, tensor: torch.Tensor, wanted: tuple[int, ...]) -> N
 
 
 def expected_tensors(shape: LlamaShape) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a Llama checkpoint without biases."""
+    """Name and shape of every tensor of a checkpoint."""
     h, f, d = shape.hidden_size, shape.intermediate_size, shape.head_dim
-    per_layer = {
-        "input_layernorm": (h,),
-        "self_attn.q_proj": (shape.num_heads * d, h),
-        "self_attn.k_proj": (shape.num_kv_heads * d, h),
-        "self_attn.v_proj": (shape.num_kv_heads * d, h),
-        "self_attn.o_proj": (h, shape.num_heads * d),
-        "post_attention_layernorm": (h,),
-        "mlp.gate_proj": (f, h),
-        "mlp.up_proj": (f, h),
-        "mlp.down_proj": (h, f),
+    products = {
+        "self_attn.q_proj": (shape.num_heads * d, h, shape.qkv_bias),
+        "self_attn.k_proj": (shape.num_kv_heads * d, h, shape.qkv_bias),
+        "self_attn.v_proj": (shape.num_kv_heads * d, h, shape.qkv_bias),
+        "self_attn.o_proj": (h, shape.num_heads * d, shape.out_bias),
+        "mlp.gate_proj": (f, h, shape.mlp_bias),
+        "mlp.up_proj": (f, h, shape.mlp_bias),
+        "mlp.down_proj": (h, f, shape.mlp_bias),
     }
-    names = {"model.embed_tokens.weight": (shape.vocab_size, h), "model.norm.weight": (h,)}
-    for layer in range(shape.num_layers):
-        names |= {f"model.layers.{layer}.{name}.weight": size for name, size in per_layer.items()}
+    norms = {"input_layernorm": h, "post_attention_layernorm": h}
+    norms |= {"self_attn.q_norm": d, "self_attn.k_norm": d} if shape.qk_norm else {}
+    names: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (shape.vocab_size, h),
+        "model.norm.weight": (h,),
+    }
+    for layer in (f"model.layers.{index}." for index in range(shape.num_layers)):
+        names |= {f"{layer}{name}.weight": (size,) for name, size in norms.items()}
+        for name, (outputs, inputs, biased) in products.items():
+            names[f"{layer}{name}.weight"] = (outputs, inputs)
+            names |= {f"{layer}{name}.bias": (outputs,)} if biased else {}
     return names if shape.tied_embeddings else names | {"lm_head.weight": (shape.vocab_size, h)}
 
 
@@ -149,7 +204,7 @@ def _positive(config: dict[str, Any], field: str, default: int | None = None, mo
     return value
 
 
-def _real(config: dict[str, Any], field: str, default: float) -> float:
+def _real(config: dict[str, Any], field: str, default: float | None) -> float:
     value = default if config.get(field) is None else config[field]
     # Whole numbers are compared before they become floats: one of 400 digits has none.
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:

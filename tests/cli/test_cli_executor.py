@@ -124,21 +124,56 @@ def test_a_pickle_is_never_opened(capsys: pytest.CaptureFixture[str], checkpoint
     assert "safetensors" in refused_pair(capsys, checkpoints)
 
 
-def test_vocabularies_that_differ_are_refused(capsys: pytest.CaptureFixture[str], checkpoints: Path) -> None:
-    import torch
+def test_a_draft_of_fewer_tokens_drafts_those_it_has(capsys: pytest.CaptureFixture[str], checkpoints: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     config, weights = (checkpoints / "draft" / name for name in ("config.json", "model.safetensors"))
-    config.write_text(config.read_text().replace('"vocab_size": 1024', '"vocab_size": 1000'))
+    config.write_text(config.read_text().replace('"vocab_size": 1024', '"vocab_size": 900'))
     tensors = load_file(weights)
-    tensors["model.embed_tokens.weight"] = torch.clone(tensors["model.embed_tokens.weight"][:1000])
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:900].clone()
     save_file(tensors, weights)
-    line = refused_pair(capsys, checkpoints)
-    assert "1000" in line and "1024" in line
+    drafted = generated(capsys, "--target", str(checkpoints / "target"), "--draft", str(checkpoints / "draft"))
+    assert drafted["text"] == generated(capsys, "--draft-len", "0")["text"]
+    assert drafted["num_rounds"] < 30
 
 
-def test_a_checkpoint_without_its_partner_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "draft" in refused(capsys, "generate", "--target", str(TINY / "target"))
+def test_a_checkpoint_without_its_partner_is_refused(capsys: pytest.CaptureFixture[str], checkpoints: Path) -> None:
+    assert "draft: must be given" in refused(capsys, "generate", "--target", str(checkpoints / "target"))
+    assert "target: must be given" in refused(capsys, "generate", "--draft", str(checkpoints / "draft"))
+    lookup = ("--draft", str(checkpoints / "draft"), "--drafter", "lookup")
+    assert "draft: must be left out for lookup" in refused(capsys, "generate", *lookup)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--policy", "eagle2 top_k=4 depth=3 total_tokens=12"),
+        ("--drafter", "medusa", "--widths", "3,2"),
+        ("--drafter", "eagle", "--policy", "talon budget=8 mu=0.1 top_k=3"),
+        ("--drafter", "recycling", "--widths", "3,2,1"),
+    ],
+)
+def test_any_drafter_and_policy_give_the_same_text(capsys: pytest.CaptureFixture[str], args: tuple[str, ...]) -> None:
+    drafted = generated(capsys, *args)
+    assert drafted["text"] == generated(capsys, "--draft-len", "0")["text"]
+    assert drafted["num_rounds"] < 40
+
+
+def test_several_prompts_are_decoded_together(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    both = generated(capsys, "--prompt", "import os\n", "--records", str(path))
+    alone = generated(capsys)
+    assert both["texts"][0] == alone["text"] and both["texts"][1].startswith("import os\n")
+    records = list(load_records(path))
+    assert {r.request for r in records} == {0, 1} and {r.num_seqs for r in records} == {2, None}
+    assert all(r.parents is not None and r.target_probs is not None for r in records)
+
+
+def test_a_text_ends_before_its_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = generated(capsys)["text"]
+    cut = generated(capsys, "--stop", "filename", "--stop", "zzzz")
+    assert cut["text"] == whole[: whole.index("filename")] and cut["stopped_by"] == ["'filename'"]
+    assert cut["num_rounds"] < 8
 
 
 @pytest.mark.parametrize(
@@ -155,6 +190,17 @@ def test_a_checkpoint_without_its_partner_is_refused(capsys: pytest.CaptureFixtu
         (("--draft-len", "-1"), "draft_len"),
         (("--draft-len", "2", "--widths", "2"), "widths"),
         (("--prompt", ""), "prompt"),
+        (("--stop", ""), "stop: must not be empty text"),
+        (("--top-p", "0", "--temperature", "1"), "top_p: must be in (0, 1]"),
+        (("--top-k", "0", "--temperature", "1"), "top_k: must be >= 1"),
+        (("--policy", "fancy"), "policy: must begin with one of eagle2"),
+        (("--policy", "eagle2 top_k=4"), "policy: "),
+        (("--policy", "eagle2 top_k=0 depth=1 total_tokens=2"), "top_k"),
+        (("--policy", "eagle2 top_k=4 depth=1 total_tokens=2", "--widths", "2"), "widths"),
+        (("--rule", "fancy"), "rule: must be one of greedy"),
+        (("--rule", "token_rejection", "--draw", "top"), "draw: must be sampled"),
+        (("--drafter", "fancy"), "drafter: must be one of model"),
+        (("--drafter", "medusa", "--draft-len", "9"), "depth: must be at most"),
     ],
 )
 def test_bad_arguments_are_refused(capsys: pytest.CaptureFixture[str], args: tuple[str, ...], named: str) -> None:

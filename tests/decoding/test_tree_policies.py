@@ -1,15 +1,14 @@
-"""Tree policies: static trees level by level, and a dynamic policy that shows the contract carries one."""
+"""Static trees level by level, and the choice of the largest that all policies share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_language import VOCAB, Language, emitted_law, total_variation
+from toy_language import VOCAB, Language
 
 from specsim.decoding import (
     DraftState,
@@ -19,13 +18,11 @@ from specsim.decoding import (
     TreePolicy,
     draft_laws,
     node_probs,
-    path_probs,
-    rooted,
-    subtree,
-    top_children,
 )
+from specsim.decoding.propose import top
 from specsim.errors import InputError
 from specsim.tree import DraftTree
+from specsim.trees_known import SPECINFER_20
 
 
 def grow(policy: TreePolicy, draft: Language, batch: int = 1, rng: Any = None) -> tuple[DraftState, TokenTree]:
@@ -103,58 +100,29 @@ def test_torch_grows_the_same_tree() -> None:
     )
 
 
-@dataclass(frozen=True)
-class Reranked:
-    """Expand the best ``width`` nodes of each level, keep the ``budget`` best of all: what EAGLE-2 does.
-
-    Rows differ: a frontier node whose path is less likely than ``floor`` is not run.
-    """
-
-    width: int
-    levels: int
-    budget: int
-    floor: float
-    draw: Draw = "top"
-
-    def start(self, root_tokens: Any) -> DraftState:
-        return rooted(root_tokens, num_draws=0)
-
-    def expand(self, state: DraftState, draft_probs: Any, uniforms: Any = None) -> DraftState:
-        batch, frontier_len, _ = draft_probs.shape
-        tokens = top_children(draft_probs, self.width).reshape(batch, -1)
-        columns = np.broadcast_to(np.repeat(np.arange(frontier_len), self.width), tokens.shape)
-        columns = np.where(np.take_along_axis(state.frontier, columns, 1) >= 0, columns, -1)
-        pool = state.parents.shape[1]
-        grown = state.grown(draft_probs, columns, tokens, state.frontier, 0)
-        values = path_probs(grown.parents, grown.probs)[:, pool:]
-        best = top_children(values, self.width)
-        frontier = np.where(np.take_along_axis(values, best, 1) > self.floor, best + pool, -1)
-        if len(grown.laws) == self.levels:
-            frontier = frontier[:, :0]
-        return state.grown(draft_probs, columns, tokens, frontier, 0)
-
-    def select(self, state: DraftState) -> TokenTree:
-        values = path_probs(state.parents, state.probs)
-        best = top_children(values, self.budget + 1)
-        best = np.where(np.take_along_axis(values, best, 1) > 0, best, state.parents.shape[1])
-        best = np.sort(best, axis=1)  # a parent was drafted before its children, and padding comes last
-        return subtree(state, np.where(best == state.parents.shape[1], -1, best))
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(st.lists(st.sampled_from([0.0, 0.125, 0.25, 0.5, 1.0, -1.0]), min_size=7, max_size=7), min_size=1),
+    num=st.integers(0, 7),
+)
+def test_top_is_a_stable_sort(values: list[list[float]], num: int) -> None:
+    """Ties everywhere: both libraries give the lowest indices, in order, as a stable sort would."""
+    array = np.array(values)
+    expected = np.argsort(-array, axis=-1, kind="stable")[:, :num]
+    found, ids = top(array, num)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(found, np.take_along_axis(array, expected, -1))
+    torch = pytest.importorskip("torch")
+    np.testing.assert_array_equal(top(torch.tensor(values)[:, None], num)[1][:, 0].numpy(), expected)
+    np.testing.assert_array_equal(top(array[0], num)[1], expected[0])
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), floor=st.sampled_from([0.0, 0.2, 0.5]))
-def test_a_dynamic_policy_fits_the_contract(seed: int, floor: float) -> None:
-    """Its trees are the best nodes drafted, closed under parents, ragged where pruned, and lossless by one-hot."""
-    rng = np.random.default_rng(seed)
-    draft, target = Language.random(rng), Language.random(rng)
-    policy = Reranked(width=2, levels=3, budget=5, floor=floor)
-    state, tree = grow(policy, draft)
-    chosen, pool = tree.nodes[0], path_probs(state.parents, state.probs)[0]
-    kept = chosen[chosen >= 0]
-    assert (tree.parents[0, 1 : len(kept)] < np.arange(1, len(kept))).all()
-    np.testing.assert_array_equal(
-        chosen[np.maximum(tree.parents[0, 1 : len(kept)], 0)], state.parents[0, kept[1:]]
-    )  # every node's parent is in the tree
-    assert sorted(pool[kept]) == sorted(np.sort(pool[pool > 0])[::-1][: policy.budget + 1])
-    law = emitted_law("one_hot", tree.parents, tree.tokens, np.ones(1), draft, target)
-    assert total_variation(law, target.joint(3)) < 1e-9
+def test_top_of_more_than_there_are_is_refused() -> None:
+    with pytest.raises(InputError, match=r"num: must be in \[0, 3\], got 4"):
+        top(np.zeros((2, 3)), 4)
+
+
+def test_the_trees_of_specinfer_and_mcsd() -> None:
+    """Every node of a level gets the same number of children: 20 and 28 drafted nodes."""
+    assert SPECINFER_20.widths.tolist() == [1, 1, 1, 3, 3, 3, 3, 3, 3]
+    assert StaticTree(DraftTree.from_widths((4, 2, 2)), "sampled").limits == (29, 3, 3, 13)

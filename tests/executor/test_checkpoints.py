@@ -21,6 +21,13 @@ from specsim.executor.llama import load_llama
 from specsim.executor.weights import read_shape
 
 WEIGHTS = random_weights(SHAPE, seed=0)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 
 
 def refused(directory: Path) -> str:
@@ -35,8 +42,8 @@ def refused(directory: Path) -> str:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"model_type": "gpt2"}, "model_type: the executor runs 'llama', got 'gpt2'"),
-        ({"model_type": None}, "model_type: the executor runs 'llama', got None"),
+        ({"model_type": "gpt2"}, "model_type: the executor runs llama, mistral, qwen2, qwen3, got 'gpt2'"),
+        ({"model_type": None}, "model_type: the executor runs llama, mistral, qwen2, qwen3, got None"),
         ({"num_attention_heads": 0}, "num_attention_heads: must be a whole number from 1 to 10000000, got 0"),
         ({"num_attention_heads": "4"}, "num_attention_heads: must be a whole number from 1 to 10000000, got '4'"),
         ({"num_attention_heads": 4.0}, "num_attention_heads: must be a whole number from 1 to 10000000, got 4.0"),
@@ -54,10 +61,14 @@ def refused(directory: Path) -> str:
         ({"rope_theta": 10**400}, "rope_theta: must be a number above 0 and below 1e30, got 1000"),
         ({"rope_theta": [1.0]}, "rope_theta: must be a number above 0 and below 1e30, got [1.0]"),
         ({"rope_parameters": [1]}, "rope_parameters: must be an object, got [1]"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rope_scaling: must be absent"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_scaling: must be absent"),
-        ({"attention_bias": True}, "attention_bias: must be false: biases are not built, got True"),
-        ({"mlp_bias": True}, "mlp_bias: must be false: biases are not built, got True"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor: must be a number above 0"),
+        ({"rope_scaling": {"type": "linear"}}, "factor: must be a number above 0"),
+        ({"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, "high_freq_factor: must be > low_freq_factor = 4, got 4"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type: must be default, linear or llama3"),
+        ({"attention_bias": "no"}, "attention_bias: must be true or false, got 'no'"),
+        ({"sliding_window": -1, "model_type": "mistral"}, "sliding_window: must be a whole number from 1"),
+        ({"attention_bias": True}, "model.layers.0.self_attn.q_proj.bias: must be in the checkpoint with shape (16,)"),
+        ({"model_type": "qwen3"}, "model.layers.0.self_attn.q_norm.weight: must be in the checkpoint"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings: must be true or false, got 'no'"),
         ({"hidden_act": "gelu"}, "hidden_act: must be 'silu', got 'gelu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config: must be absent"),

@@ -8,53 +8,63 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CONFIG, SHAPE, plain_logits, random_weights, save_checkpoint
+from tiny_models import SHAPE, plain_logits, random_weights, save_checkpoint
 
 from specsim.errors import InputError
 from specsim.executor.llama import Llama, extend_ffn, load_llama
-from specsim.executor.weights import LlamaShape
+from specsim.executor.weights import Rope
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 11, 7, 0, 10, 2, 8, 4, 6]
-VARIANTS: dict[str, dict[str, Any]] = {
-    "grouped heads": {},
-    "one head each": {"num_key_value_heads": 4},
-    "heads by default": {"num_key_value_heads": None},
-    "one shared head": {"num_key_value_heads": 1},
-    "tied": {"tie_word_embeddings": True},
-    "wide heads": {"head_dim": 10},
-    "slow rotation": {"rope_theta": 500000.0},
-    "newer rotary table": {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
-    "large epsilon": {"rms_norm_eps": 0.1},
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+SCALED = {"rope_type": "llama3", "rope_theta": 10000.0, **LLAMA3}
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "grouped heads": ({}, {}),
+    "one head each": ({"num_key_value_heads": 4}, {"num_kv_heads": 4}),
+    "heads by default": ({"num_key_value_heads": None}, {"num_kv_heads": 4}),
+    "one shared head": ({"num_key_value_heads": 1}, {"num_kv_heads": 1}),
+    "tied": ({"tie_word_embeddings": True}, {"tied_embeddings": True}),
+    "wide heads": ({"head_dim": 10}, {"head_dim": 10}),
+    "slow rotation": ({"rope_theta": 500000.0}, {"rope_theta": 500000.0}),
+    "newer rotary table": (
+        {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+        {"rope_theta": 500.0},
+    ),
+    "large epsilon": ({"rms_norm_eps": 0.1}, {"norm_eps": 0.1}),
+    "stretched evenly": ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, {"rope": Rope("linear", 4.0)}),
+    "stretched as Llama 3.1": (
+        {"rope_theta": None, "rope_parameters": SCALED, "head_dim": 16},
+        {"rope": Rope("llama3", 8.0, 1.0, 4.0, 16), "head_dim": 16},
+    ),
+    "biased": (
+        {"attention_bias": True, "mlp_bias": True},
+        {"qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    ),
+    "mistral": ({"model_type": "mistral", "sliding_window": None, "head_dim": 6}, {"head_dim": 6}),
+    "mistral with a window": (
+        {"model_type": "mistral", "sliding_window": 64, "head_dim": 6},
+        {"head_dim": 6, "max_context_tokens": 64},
+    ),
+    "qwen2": ({"model_type": "qwen2"}, {"qkv_bias": True}),
+    "qwen3": ({"model_type": "qwen3", "head_dim": 6}, {"qk_norm": True, "head_dim": 6}),
 }
-
-
-def shape_of(config: dict[str, Any]) -> LlamaShape:
-    """The shape that such a config describes, worked out here, not by the reader under test."""
-    config = CONFIG | config
-    heads = config["num_attention_heads"]
-    rope = config.get("rope_parameters", config)
-    return replace(
-        SHAPE,
-        hidden_size=config["hidden_size"],
-        num_kv_heads=config["num_key_value_heads"] or heads,
-        head_dim=config.get("head_dim", config["hidden_size"] // heads),
-        rope_theta=rope["rope_theta"],
-        norm_eps=config["rms_norm_eps"],
-        tied_embeddings=config["tie_word_embeddings"],
-    )
+"""What the config says, and what the shape then is, worked out here and not by the reader under test."""
+CLASSES = {"mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
-def test_logits_are_those_of_transformers(config: dict[str, Any], dtype: torch.dtype, tmp_path: Path) -> None:
-    from transformers import LlamaForCausalLM
-
-    save_checkpoint(tmp_path, random_weights(shape_of(config), seed=1), dtype, **config)
-    oracle = LlamaForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval()
+@pytest.mark.parametrize(("config", "fields"), VARIANTS.values(), ids=VARIANTS.keys())
+def test_logits_are_those_of_transformers(
+    config: dict[str, Any], fields: dict[str, Any], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    shape = replace(SHAPE, **fields)
+    name = CLASSES.get(config.get("model_type", ""), "LlamaForCausalLM")
+    save_checkpoint(tmp_path, random_weights(shape, seed=1), dtype, architectures=[name], **config)
+    oracle = getattr(transformers, name).from_pretrained(tmp_path, dtype=dtype).eval()
     with torch.inference_mode():
         expected = oracle(torch.tensor([TOKENS])).logits[0]
     model = load_llama(tmp_path, dtype)
-    assert model.shape == shape_of(config)
+    assert model.shape == shape
     assert expected.std() > 0.5
     # Logits of order 10 after some fifty roundings of fp32; Transformers keeps norms in fp32 even in a fp64 model.
     rounding = 2e-5
@@ -66,9 +76,12 @@ def test_logits_are_those_of_transformers(config: dict[str, Any], dtype: torch.d
 def fed_in_runs(model: Llama, sizes: list[int]) -> torch.Tensor:
     """Logits of ``TOKENS`` fed in runs of these sizes, through one cache."""
     cache, parts = model.new_cache(len(TOKENS)), torch.tensor(TOKENS).split(sizes)
-    logits = torch.cat([model.prefill(part, cache) for part in parts])
-    assert cache.length == len(TOKENS)
-    return logits
+    logits = []
+    for part in parts:
+        logits.append(model.logits(model.prefill(part[None], cache))[0])
+        cache.rewind([cache.end])
+    assert cache.lengths == [len(TOKENS)]
+    return torch.cat(logits)
 
 
 def test_packed_weights_give_the_same_logits_within_rounding(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,9 +13,13 @@ from numpy.typing import NDArray
 from scipy import stats
 from tiny_models import begin, pair, plain_logits
 
-from specsim.decoding import Rule, StaticTree
+from specsim.decoding import Rule, StaticTree, TreePolicy, adjust
+from specsim.decoding.policies.eagle2 import Eagle2
+from specsim.decoding.state import Draw
 from specsim.executor.llama import Llama
-from specsim.executor.rounds import Shape, run_round
+from specsim.executor.method import Method, Sampling
+from specsim.executor.recording import records_of
+from specsim.executor.rounds import run_round
 from specsim.tree import DraftTree
 
 VOCAB = 5
@@ -25,22 +28,38 @@ CONFIDENCE = 1e-4
 """A correct rule fails a test of this file with this probability, had the seed not been fixed."""
 
 
+AS_IT_IS = Sampling(1.0)
+
+
 @dataclass(frozen=True)
 class Case:
-    tree: DraftTree
-    draw: Literal["top", "sampled"]
+    tree: DraftTree | TreePolicy
+    draw: Draw
     rule: Rule
-    temperature: float = 1.0
+    sampling: Sampling = AS_IT_IS
+
+    @property
+    def method(self) -> Method:
+        policy = StaticTree(self.tree, self.draw) if isinstance(self.tree, DraftTree) else self.tree
+        return Method(policy, self.rule, self.sampling)
 
 
+CHAIN, WIDE = DraftTree.chain(2), DraftTree.from_widths((2, 2))
 CASES = {
     "plain": Case(DraftTree.chain(0), "top", "one_hot"),
-    "chain": Case(DraftTree.chain(2), "sampled", "token_rejection"),
-    "chain, cooler": Case(DraftTree.chain(2), "sampled", "token_rejection", temperature=0.6),
-    "tree without replacement": Case(DraftTree.from_widths((2, 2)), "sampled", "recursive_rejection"),
-    "wide and uneven": Case(DraftTree((-1, 0, 0, 0, 1, 3)), "sampled", "recursive_rejection", temperature=1.4),
-    "most probable": Case(DraftTree.from_widths((2, 2)), "top", "one_hot"),
+    "chain": Case(CHAIN, "sampled", "token_rejection"),
+    "chain, cooler": Case(CHAIN, "sampled", "token_rejection", Sampling(0.6)),
+    "chain, nucleus": Case(CHAIN, "sampled", "token_rejection", Sampling(1.0, top_p=0.8)),
+    "chain, few": Case(CHAIN, "sampled", "token_rejection", Sampling(1.0, top_k=3)),
+    "chain, by block": Case(CHAIN, "sampled", "block_verification"),
+    "tree without replacement": Case(WIDE, "sampled", "recursive_rejection"),
+    "tree with replacement": Case(WIDE, "sampled_with_replacement", "recursive_rejection_with_replacement"),
+    "tree by k-SEQ": Case(WIDE, "sampled_with_replacement", "k_seq"),
+    "tree traversed": Case(WIDE, "sampled", "traversal", Sampling(1.0, top_p=0.9)),
+    "wide and uneven": Case(DraftTree((-1, 0, 0, 0, 1, 3)), "sampled", "recursive_rejection", Sampling(1.4)),
+    "most probable": Case(WIDE, "top", "one_hot"),
     "sampled, one hot": Case(DraftTree.from_widths((2, 1)), "sampled", "one_hot"),
+    "grown": Case(Eagle2(top_k=2, depth=1, total_tokens=5), "top", "one_hot"),
 }
 
 
@@ -49,12 +68,12 @@ def models() -> tuple[Llama, Llama]:
     return pair(torch.float32, VOCAB, noise=0.25, seed=5, scale=0.6, num_layers=1)
 
 
-def exact_law(model: Llama, num_tokens: int, temperature: float) -> NDArray[np.float64]:
+def exact_law(model: Llama, num_tokens: int, sampling: Sampling) -> NDArray[np.float64]:
     """Probability of each continuation of the prompt, one axis a token."""
     law = np.zeros((VOCAB,) * num_tokens)
     for text in itertools.product(range(VOCAB), repeat=num_tokens):
         logits = plain_logits(model, [*PROMPT, *text])[len(PROMPT) - 1 : -1]
-        steps = (logits.double() / temperature).softmax(-1)
+        steps = adjust(logits.double(), sampling.temperature, sampling.top_k, sampling.top_p)
         law[text] = np.prod([float(step[token]) for step, token in zip(steps, text, strict=True)])
     assert abs(law.sum() - 1) < 1e-9
     return law
@@ -71,82 +90,88 @@ def p_value(counts: NDArray[np.int64], law: NDArray[np.float64]) -> float:
     return float(stats.chisquare(observed, np.append(expected[common], counts.sum() - expected[common].sum())).pvalue)
 
 
-def drawn(shape: Shape, temperature: float, num_runs: int, num_tokens: int) -> NDArray[np.int64]:
-    """Counts of the first tokens over independent runs: one sequence, rolled back to its prompt after each."""
-    seq = begin(shape, PROMPT, temperature, seed=20)
-    texts: Counter[tuple[int, ...]] = Counter()
-    for _ in range(num_runs):
-        while len(seq.tokens) < len(PROMPT) + num_tokens:
-            run_round(shape, seq)
-        texts[tuple(seq.tokens[len(PROMPT) : len(PROMPT) + num_tokens])] += 1
-        del seq.tokens[len(PROMPT) :]
-        seq.target_cache.keep(len(PROMPT) - 1, [])
-        seq.draft_cache.keep(len(PROMPT) - 1, [])
+def drawn(method: Method, num_runs: int, num_tokens: int, num_rows: int = 1) -> NDArray[np.int64]:
+    """Counts of the first tokens over independent runs: the texts are rolled back to their prompts after each."""
+    texts = begin(models(), *[PROMPT] * num_rows, seed=20)
+    assert texts.drafter is not None
+    found: Counter[tuple[int, ...]] = Counter()
+    for _ in range(num_runs // num_rows):
+        while min(map(len, texts.tokens)) < len(PROMPT) + num_tokens:
+            run_round(texts, method)
+        for text in texts.tokens:
+            found[tuple(text[len(PROMPT) : len(PROMPT) + num_tokens])] += 1
+            del text[len(PROMPT) :]
+        texts.cache.rewind([len(PROMPT) - 1] * num_rows)
+        texts.drafter.cache.rewind([len(PROMPT) - 1] * num_rows)  # type: ignore[attr-defined]
+        texts.drafter.pending = [PROMPT[-1:] for _ in range(num_rows)]  # type: ignore[attr-defined]
     counts = np.zeros((VOCAB,) * num_tokens, dtype=np.int64)
-    for text, count in texts.items():
+    for text, count in found.items():
         counts[text] = count
     return counts
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_first_tokens_follow_the_law_of_the_target(case: Case) -> None:
+@pytest.mark.parametrize(
+    ("case", "num_rows"), [*((case, 75) for case in CASES.values()), (CASES["chain"], 1)], ids=[*CASES, "one text"]
+)
+def test_first_tokens_follow_the_law_of_the_target(case: Case, num_rows: int) -> None:
     target, draft = models()
-    shape = Shape(case.tree, case.draw, case.rule, target, draft, max_tokens=24)
-    counts = drawn(shape, case.temperature, num_runs=750, num_tokens=3)
-    assert p_value(counts, exact_law(target, 3, case.temperature)) > CONFIDENCE
+    counts = drawn(case.method, num_runs=750, num_tokens=3, num_rows=num_rows)
+    assert p_value(counts, exact_law(target, 3, case.sampling)) > CONFIDENCE
     # The test is worth something only if these runs can tell the target from the draft, and from another temperature.
-    assert p_value(counts, exact_law(draft, 3, case.temperature)) < CONFIDENCE
-    assert p_value(counts, exact_law(target, 3, case.temperature * 2)) < CONFIDENCE
+    warmer = Sampling(case.sampling.temperature * 2, case.sampling.top_k, case.sampling.top_p)
+    assert p_value(counts, exact_law(draft, 3, case.sampling)) < CONFIDENCE
+    assert p_value(counts, exact_law(target, 3, warmer)) < CONFIDENCE
 
 
 def test_a_rule_that_suits_its_draws_badly_is_found_out() -> None:
-    case = CASES["chain"]
-    shape = Shape(case.tree, "sampled", "token_rejection", *models(), max_tokens=24)
-    # Judge the most probable tokens as if they had been drawn, which Shape refuses when asked to.
-    vars(shape)["policy"] = StaticTree(case.tree, "top")
-    counts = drawn(shape, 1.0, num_runs=400, num_tokens=1)
-    assert p_value(counts, exact_law(shape.target, 1, 1.0)) < CONFIDENCE
+    # Warm enough that the most probable token is far from certain.
+    method = Case(CHAIN, "sampled", "token_rejection", Sampling(2.0)).method
+    # Judge the most probable tokens as if they had been drawn, which a method refuses when asked to.
+    object.__setattr__(method, "policy", StaticTree(CHAIN, "top"))
+    counts = drawn(method, num_runs=750, num_tokens=3, num_rows=75)
+    assert p_value(counts, exact_law(models()[0], 3, Sampling(2.0))) < CONFIDENCE
 
 
-@pytest.mark.parametrize("name", ["chain", "chain, cooler", "most probable"])
+@pytest.mark.parametrize("name", ["chain", "chain, cooler", "most probable", "tree without replacement", "grown"])
 def test_accepted_tokens_agree_with_the_recorded_probabilities(name: str) -> None:
     case = CASES[name]
-    shape = Shape(case.tree, case.draw, case.rule, *models(), max_tokens=128)
     surplus, variance, kept = 0.0, 0.0, 0
     for seed in range(6):
-        seq = begin(shape, PROMPT, case.temperature, seed)
-        while seq.target_cache.length + case.tree.num_nodes < shape.max_tokens:
-            done = run_round(shape, seq)
-            assert done.accept_prob is not None and len(done.accept_prob) == case.tree.num_drafted
-            mean, var = moments(case.tree, done.accept_prob)
-            surplus, variance, kept = surplus + len(done.path) - 1 - mean, variance + var, kept + len(done.path) - 1
+        texts = begin(models(), PROMPT, seed=seed)
+        while texts.cache.end + 8 < 128:
+            record = records_of(run_round(texts, case.method), "cpu")[0]
+            assert record.accept_prob is not None and record.parents is not None
+            mean, var = moments(record.parents, record.accept_prob)
+            surplus, variance = surplus + record.num_accepted - mean, variance + var
+            kept += record.num_accepted
     assert kept > 100
     # Given its own tree each round's surplus has mean 0, so the sum is a martingale: variances add. 3 sigma: 0.3 %.
     assert abs(surplus) < 3 * variance**0.5
 
 
-def moments(tree: DraftTree, accept_prob: tuple[float, ...]) -> tuple[float, float]:
+def moments(parents: tuple[int, ...], accept_prob: tuple[float, ...]) -> tuple[float, float]:
     """Mean and variance of the tokens accepted X, from P(X >= d): the path products at depth d, summed.
 
     E X = sum over d of P(X >= d), and E X^2 = sum over d of (2d - 1) P(X >= d).
     """
-    reach = [1.0]
-    for parent, prob in zip(tree.parents[1:], accept_prob, strict=True):
+    reach, depth = [1.0], [0]
+    for parent, prob in zip(parents, accept_prob, strict=True):
         reach.append(reach[parent] * prob)
-    at_least = np.bincount(tree.depths, weights=reach)[1:]
+        depth.append(depth[parent] + 1)
+    at_least = np.bincount(depth, weights=reach)[1:]
     mean = at_least.sum()
-    second = ((2 * np.arange(1, tree.depth + 1) - 1) * at_least).sum()
+    second = ((2 * np.arange(1, len(at_least) + 1) - 1) * at_least).sum()
     return float(mean), float(second - mean**2)
 
 
-def test_the_same_seed_gives_the_same_text() -> None:
-    case = CASES["tree without replacement"]
-    shape = Shape(case.tree, case.draw, case.rule, *models(), max_tokens=64)
+def test_the_same_seed_gives_the_same_text_whatever_runs_beside_it() -> None:
+    method = CASES["tree without replacement"].method
 
-    def text(seed: int) -> list[int]:
-        seq = begin(shape, PROMPT, 1.0, seed)
+    def text(seed: int, *others: list[int]) -> list[int]:
+        texts = begin(models(), PROMPT, *others, seed=seed)
         for _ in range(12):
-            run_round(shape, seq)
-        return seq.tokens
+            run_round(texts, method)
+        return texts.tokens[0]
 
     assert text(1) == text(1) != text(2)
+    assert text(1, [4], [2, 2, 2, 2, 0]) == text(1)

@@ -10,9 +10,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from specsim.decoding import Rule, StaticTree
+from specsim.decoding.state import Draw
+from specsim.executor.drafters.model import ModelDrafter
 from specsim.executor.llama import Llama
-from specsim.executor.rounds import Sequence, Shape, start
+from specsim.executor.method import Method, Sampling
+from specsim.executor.texts import Texts, start
 from specsim.executor.weights import LlamaShape, expected_tensors
+from specsim.tree import DraftTree
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -81,15 +86,21 @@ def pair(
     return Llama(shape, weights, dtype), Llama(shape, near, dtype)
 
 
-def begin(shape: Shape, prompt: list[int], temperature: float = 0.0, seed: int = 0) -> Sequence:
-    """A sequence for this shape."""
-    return start(shape.target, shape.draft, prompt, shape.max_tokens, temperature, seed)
+def static(tree: DraftTree, draw: Draw = "top", rule: Rule = "greedy", temperature: float = 0.0) -> Method:
+    """A static tree with a rule."""
+    return Method(StaticTree(tree, draw), rule, Sampling(temperature))
+
+
+def begin(models: tuple[Llama, Llama], *prompts: list[int], seed: int = 0, max_tokens: int = 128) -> Texts:
+    """Texts of these prompts, the second model drafting for the first."""
+    target, draft = models
+    return start(target, ModelDrafter(target, draft), list(prompts), max_tokens, seed)
 
 
 def plain_logits(model: Llama, tokens: list[int]) -> torch.Tensor:
     """Logits ``[n, V]`` of a text, run at once in a cache of its own."""
     cache = model.new_cache(len(tokens) + 1)
-    return model.prefill(torch.tensor(tokens), cache)
+    return model.logits(model.prefill(torch.tensor([tokens]), cache))[0]
 
 
 def greedy_text(model: Llama, prompt: list[int], num_tokens: int) -> list[int]:

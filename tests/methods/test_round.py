@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specsim.decoding import StaticTree, draft_laws
+from specsim.decoding.policies import ConfidenceChain, StochasticBeam
 from specsim.errors import InputError
-from specsim.methods.round import Situation, expanded_levels, play
+from specsim.methods.round import DraftPass, DraftRead, Situation, VerifyPass, expanded_levels, play, play_policy
 from specsim.tree import DraftTree
 from specsim.work import HostWork, Pass, Work
 
@@ -131,3 +135,98 @@ def test_every_node_with_children_is_drafted_once_and_the_drafter_sees_all_befor
         assert held == context + len(set(parents) - {-1})
     # The host chooses each drafted node once.
     assert sum(work.num_nodes for work in works if isinstance(work, HostWork) and work.kind == "draft") == len(choices)
+
+
+def answer(work: Work, rng: np.random.Generator, vocab: int = 6) -> Any:
+    """Laws for a drafter that is asked, nothing for the rest."""
+    if isinstance(work, DraftPass | DraftRead):
+        return rng.dirichlet(np.ones(vocab), size=work.state.frontier.shape)
+    return None
+
+
+def played(round_: Generator[Work, Any, Any], seed: int = 0) -> list[Work]:
+    rng, works, sent = np.random.default_rng(seed), [], None
+    with contextlib.suppress(StopIteration):
+        while True:
+            works.append(round_.send(sent))
+            sent = answer(works[-1], rng)
+    return works
+
+
+@pytest.mark.parametrize("tree", [DraftTree.chain(0), DraftTree.chain(3), DraftTree((-1, 0, 0, 0, 1, 1, 3, 5))])
+def test_a_static_policy_does_the_work_of_its_tree(tree: DraftTree) -> None:
+    at = Situation([10, 20], [2, 1], [3, 4])
+    works = played(play_policy(StaticTree(tree), np.array([0, 1]), at))
+    for ours, theirs in zip(works, play(tree, at), strict=True):
+        if isinstance(theirs, Pass):
+            assert isinstance(ours, Pass) and (ours.role, ours.kind) == (theirs.role, theirs.kind)
+            for name in ("new_tokens", "context_tokens", "num_seqs"):
+                assert np.broadcast_to(getattr(theirs, name), (2,)).tolist() == getattr(ours, name).tolist()
+        else:
+            assert ours == theirs
+
+
+def test_heads_run_once_and_a_lookup_never() -> None:
+    heads = played(play_policy(StaticTree(DraftTree.chain(2)), np.array([0]), Situation([10], [3]), "heads"))
+    assert [told(work) for work in heads] == [
+        ("draft", "draft", [1.0], [10.0], ()),
+        ("draft", 1),
+        ("draft", 1),
+        ("target", "verify", [3.0], [10.0], ()),
+        ("round", 3),
+        ("step", 3),
+    ]
+    lookup = played(play_policy(StaticTree(DraftTree.chain(2)), np.array([0]), Situation([10], [3]), "lookup"))
+    assert [told(work) for work in lookup] == [("draft", 1), ("draft", 1), *[told(work) for work in heads[3:]]]
+
+
+def test_a_round_ends_where_the_answers_end_it() -> None:
+    """Two rows doubt after one and after three tokens; a row that has stopped is in no pass, and verifies its own."""
+    policy = ConfidenceChain(4, 0.5, "token", "top")
+    round_ = play_policy(policy, np.array([0, 0]), Situation([10, 20], [2, 1]))
+    doubt, sure = [0.4, 0.3, 0.3], [0.9, 0.1, 0.0]
+    answers = [[[doubt], [sure]], [[doubt], [sure]], [[doubt], [doubt]]]
+    sent: Any = None
+    lines: list[Any] = []
+    with pytest.raises(StopIteration) as ended:
+        while True:
+            work = round_.send(sent)
+            lines.append((*told(work)[2:4], work.num_seqs.tolist()) if isinstance(work, Pass) else told(work)[0])
+            sent = np.array(answers.pop(0)) if isinstance(work, DraftPass) else None
+    assert lines == [
+        ([2, 1], [9, 20], [1, 1]),
+        "draft",
+        ([1, 1], [11, 21], [0, 1]),
+        "draft",
+        ([1, 1], [11, 22], [0, 1]),
+        "draft",
+        ([2, 4], [10, 20], [1, 1]),
+        "round",
+        "step",
+    ]
+    assert ended.value.value.parents.tolist() == [[-1, 0, -2, -2], [-1, 0, 1, 2]]
+
+
+def test_a_policy_that_drafts_nothing_decodes_plainly() -> None:
+    policy = ConfidenceChain(4, 0.99, "law", "top")
+    assert [told(work) for work in played(play_policy(policy, np.array([0]), Situation([10])))] == [
+        ("draft", "draft", [1.0], [10.0], ()),
+        ("draft", 1),
+        ("target", "decode", [1.0], [10.0], ()),
+        ("step", 1),
+    ]
+
+
+def test_what_is_drafted_and_drawn_reaches_the_driver() -> None:
+    """Uniforms are asked for in the shape that the policy needs; the last pass shows the tree and all laws."""
+    asked: list[tuple[int, ...]] = []
+
+    def uniforms(shape: tuple[int, ...]) -> Any:
+        asked.append(shape)
+        return np.random.default_rng(len(asked)).random(shape)
+
+    works = played(play_policy(StochasticBeam(2, 3), np.array([0]), Situation([10]), uniforms=uniforms))
+    assert asked == [(1, 1, 6), (1, 2, 6), (1, 2, 6)]
+    (verify,) = (work for work in works if isinstance(work, VerifyPass))
+    assert verify.tree.tokens.shape == (1, 7) and len(verify.state.laws) == 3
+    assert draft_laws(verify.state, verify.tree, 6)[0, :5].sum(axis=1) == pytest.approx(np.ones(5))

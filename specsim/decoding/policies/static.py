@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
 from specsim.decoding.arrays import Array, pick
+from specsim.decoding.policies.pool import checked_uniforms
 from specsim.decoding.propose import sample_children, top_children
-from specsim.decoding.state import DraftState, Draw, TokenTree, rooted, subtree
+from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree
 from specsim.errors import InputError
 from specsim.tree import DraftTree
 
@@ -53,6 +54,7 @@ class StaticTree:
 
     tree: DraftTree
     draw: Draw = "top"
+    kind: Literal["static"] = "static"
 
     def __post_init__(self) -> None:
         elders: dict[int, int] = {}
@@ -84,6 +86,12 @@ class StaticTree:
             levels.append(Level(num, tuple(columns), slots, tuple(self.pool[node] for node in frontier)))
         return tuple(levels)
 
+    @property
+    def limits(self) -> Limits:
+        """Those of the tree."""
+        num_expanded = len(set(self.tree.parents)) - 1
+        return Limits(self.tree.num_nodes, self.tree.depth, len(self.levels), num_expanded)
+
     def start(self, root_tokens: Array) -> DraftState:
         """The roots ``[B]``; with nothing to draft the frontier is empty at once."""
         state = rooted(root_tokens, self._num_draws(0))
@@ -108,10 +116,7 @@ class StaticTree:
     def _children(self, probs: Array, uniforms: Array | None, num: int) -> Array:
         if self.draw == "top":
             return top_children(probs, num)
-        expected = (*probs.shape[:2], num)
-        if uniforms is None or tuple(uniforms.shape) != expected:
-            got = None if uniforms is None else tuple(uniforms.shape)
-            raise InputError("uniforms", f"must have shape {expected}", got)
+        uniforms = checked_uniforms(uniforms, (*probs.shape[:2], num))
         return sample_children(probs, uniforms, replacement=self.draw == "sampled_with_replacement")
 
     def _num_draws(self, level: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from array_api_compat import array_namespace, device
 
-from specsim.decoding.arrays import Array, pick
+from specsim.decoding.arrays import Array
 from specsim.decoding.rules.verdict import Draws, Verdict, verdict
 from specsim.decoding.sampling import sample
 
@@ -24,7 +24,8 @@ def greedy(parents: Array, tokens: Array, target_probs: Array) -> Verdict:
     ([[0, 1]], [0])
     """
     xp = array_namespace(target_probs)
-    return follow(parents, tokens, lambda node: xp.argmax(pick(target_probs, node), axis=-1))
+    rows = xp.arange(parents.shape[0], device=device(parents))
+    return follow(parents, tokens, lambda node: xp.argmax(target_probs[rows, node], axis=-1))
 
 
 def one_hot(parents: Array, tokens: Array, target_probs: Array, draws: Draws) -> Verdict:
@@ -43,7 +44,8 @@ def one_hot(parents: Array, tokens: Array, target_probs: Array, draws: Draws) ->
     >>> kept.path.tolist(), kept.bonus.tolist()
     ([[0, 1]], [1])
     """
-    return follow(parents, tokens, lambda node: sample(pick(target_probs, node), pick(draws.accept, node)))
+    rows = array_namespace(parents).arange(parents.shape[0], device=device(parents))
+    return follow(parents, tokens, lambda node: sample(target_probs[rows, node], draws.accept[rows, node]))
 
 
 def follow(parents: Array, tokens: Array, choose: Callable[[Array], Array]) -> Verdict:
@@ -55,14 +57,15 @@ def follow(parents: Array, tokens: Array, choose: Callable[[Array], Array]) -> V
         choose: The target's token ``[B]`` after ``node[B]``; always the same for the same node.
     """
     xp = array_namespace(parents, tokens)
-    ids = xp.arange(tokens.shape[1], device=device(tokens))
     node = xp.zeros_like(parents[:, 0])
-    on_path = ids == node[:, None]
+    path = [node]
     while True:
         chosen = choose(node)
         hit = (parents == node[:, None]) & (tokens == chosen[:, None])
         found = xp.any(hit, axis=1)
         if not bool(xp.any(found)):
-            return verdict(parents, on_path, chosen)
-        node = xp.where(found, xp.argmax(xp.astype(hit, xp.uint8), axis=1), node)
-        on_path = on_path | (ids == node[:, None])
+            return verdict(xp.stack(path, axis=1), chosen)
+        child = xp.argmax(xp.astype(hit, xp.uint8), axis=1)
+        # A row that has ended stays at its last node, and never finds a child there.
+        node = xp.where(found, child, node)
+        path.append(xp.where(found, child, -1))

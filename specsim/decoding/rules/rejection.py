@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from array_api_compat import array_namespace, device
 
-from specsim.decoding.arrays import Array, at, normalised
-from specsim.decoding.rules.verdict import Draws, Verdict, verdict
+from specsim.decoding.arrays import Array, normalised
+from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, family, prefix_verdict, verdict
 from specsim.decoding.sampling import sample
-from specsim.errors import InputError
+
+
+def after_rejection(
+    law: Array, proposal: Array, token: Array, rejected: Array, *, replacement: bool
+) -> tuple[Array, Array]:
+    """The law still to reproduce, and the law of the next draw, where ``token[...]`` was ``rejected[...]``.
+
+    See :func:`accept_prob_and_residual`. Where it was not rejected, or not drawn, the law stays.
+    """
+    xp = array_namespace(law, proposal)
+    left = normalised(xp.clip(law - proposal * xp.astype(rejected, law.dtype)[..., None], min=0.0), law)
+    if replacement:
+        return left, proposal
+    return left, rest_of(proposal, token)
+
+
+def rest_of(proposal: Array, token: Array) -> Array:
+    """The law ``proposal[..., V]`` without ``token[...]``: that of the next draw without replacement, zero if none."""
+    xp = array_namespace(proposal)
+    ids = xp.arange(proposal.shape[-1], device=device(proposal))
+    rest = xp.where(ids == token[..., None], xp.zeros_like(proposal), proposal)
+    return normalised(rest, rest)
 
 
 def accept_prob_and_residual(
@@ -37,33 +58,76 @@ def accept_prob_and_residual(
     (0.4, [0.0, 0.833, 0.167], [0.0, 0.5, 0.5])
     """
     xp = array_namespace(law, proposal)
-    drawn_prob = at(proposal, token)
-    drawn = drawn_prob > 0
+    wanted, drawn = entry(law, token), entry(proposal, token)
     # min(p, q) / q and not p / q, which overflows for the smallest q.
-    accept = xp.minimum(at(law, token), drawn_prob) / xp.where(drawn, drawn_prob, xp.ones_like(drawn_prob))
-    residual = xp.where(drawn[..., None], normalised(xp.clip(law - proposal, min=0.0), law), law)
-    if replacement:
-        return accept, residual, proposal
-    ids = xp.arange(proposal.shape[-1], device=device(proposal))
-    rest = xp.where(ids == token[..., None], xp.zeros_like(proposal), proposal)
-    return accept, residual, normalised(rest, xp.zeros_like(rest))
+    accept = xp.minimum(wanted, drawn) / xp.where(drawn > 0, drawn, xp.ones_like(drawn))
+    return accept, *after_rejection(law, proposal, token, drawn > 0, replacement=replacement)
+
+
+def entry(laws: Array, token: Array) -> Array:
+    """Probability of ``token[...]`` under ``laws[..., V]``; a negative token reads entry 0."""
+    xp = array_namespace(laws, token)
+    flat = xp.reshape(laws, (-1, laws.shape[-1]))
+    index = xp.clip(xp.reshape(token, (-1,)), min=0)
+    return xp.reshape(flat[xp.arange(index.shape[0], device=device(laws)), index], token.shape)
 
 
 def token_rejection(parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, draws: Draws) -> Verdict:
     """Speculative sampling of a chain: accept the longest prefix of accepted tokens, then sample the residual.
 
-    It is recursive rejection where no node has a second child. Per token, sum min(draft, target) is accepted.
+    It does what recursive rejection does where no node has a second child. Per token, sum min(draft, target) is
+    accepted.
 
     Raises:
         InputError: when a tree branches.
 
     Source: Leviathan et al. 2023 (arXiv:2211.17192); Chen et al. 2023 (arXiv:2302.01318).
     """
-    xp = array_namespace(parents)
-    before = xp.arange(parents.shape[1], device=device(parents)) - 1
-    if bool(xp.any((parents != before) & (parents >= 0))):
-        raise InputError("parents", "must be chains (each node the only child of the one before) for token_rejection")
-    return recursive_rejection(parents, tokens, draft_probs, target_probs, draws, replacement=True)
+    check_chains("token_rejection", parents)
+    end, taken = chain_end(parents, tokens, draft_probs, target_probs, draws)
+    rows = row_numbers(end)
+    law = residual(target_probs[rows, end], draft_probs[rows, end], taken)
+    return prefix_verdict(end, parents.shape[1], sample(law, draws.bonus))
+
+
+def chain_accept_probs(
+    parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, leniency: float = 1.0
+) -> tuple[Array, Array]:
+    """Acceptance ``[B, N]`` of each token of a chain given those before it, 1 for the root.
+
+    And ``[B, N]`` what multiple of the draft's law a rejection after each node takes off the target's: ``leniency``,
+    or nothing where no token was drawn.
+    """
+    xp = array_namespace(parents, target_probs)
+    wanted, drawn = (drafted_probs(parents, tokens, laws) for laws in (target_probs, draft_probs))
+    drawn = drawn * leniency
+    accept = xp.minimum(wanted, drawn) / xp.where(drawn > 0, drawn, xp.ones_like(drawn))
+    was_drawn = xp.astype((drawn > 0) & (parents >= 0), accept.dtype)
+    taken = xp.concat([was_drawn[:, 1:], xp.zeros_like(was_drawn[:, :1])], axis=1) * leniency
+    return xp.where(parents >= 0, accept, xp.astype(parents == -1, accept.dtype)), taken
+
+
+def chain_end(
+    parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, draws: Draws, leniency: float = 1.0
+) -> tuple[Array, Array]:
+    """The last node ``[B]`` of the longest accepted prefix, and the multiple ``[B]`` of the draft's law to take off."""
+    xp = array_namespace(parents, target_probs)
+    accept, taken = chain_accept_probs(parents, tokens, draft_probs, target_probs, leniency)
+    nodes = xp.arange(parents.shape[1], device=device(parents))
+    refused = (draws.accept >= accept) & (nodes > 0)
+    end = xp.min(xp.where(refused, nodes, parents.shape[1]), axis=1) - 1
+    return end, taken[row_numbers(end), end]
+
+
+def residual(target_probs: Array, draft_probs: Array, taken: Array) -> Array:
+    """The target's laws ``[..., V]`` less ``taken[...]`` times the draft's, normalised."""
+    xp = array_namespace(target_probs)
+    return normalised(xp.clip(target_probs - taken[..., None] * draft_probs, min=0.0), target_probs)
+
+
+def row_numbers(per_row: Array) -> Array:
+    """Row numbers for ``per_row[B]``."""
+    return array_namespace(per_row).arange(per_row.shape[0], device=device(per_row))
 
 
 def recursive_rejection(
@@ -90,26 +154,28 @@ def recursive_rejection(
     >>> draws = Draws(accept=np.array([[0.0, 0.3]]), bonus=np.array([0.5]))  # 0.3 >= 0.1 / 0.5: rejected
     >>> kept = recursive_rejection(np.array([[-1, 0]]), np.array([[1, 0]]), draft, target, draws)
     >>> kept.path.tolist(), kept.bonus.tolist()
-    ([[0, -1]], [1])
+    ([[0]], [1])
     """
     xp = array_namespace(parents, target_probs)
+    rows = xp.arange(parents.shape[0], device=device(parents))
+    first_child, next_sibling = family(parents)
     node = xp.zeros_like(parents[:, 0])
-    law, proposal = target_probs[:, 0], draft_probs[:, 0]
-    nobody = parents[:, 0] != parents[:, 0]
-    on_path = [~nobody]
-    # One pass in the order of the nodes: the children of a node come after it, elder siblings first.
-    for child in range(1, parents.shape[1]):
-        tried = parents[:, child] == node
-        if not bool(xp.any(tried)):
-            on_path.append(nobody)
-            continue
-        accept_prob, residual, rest = accept_prob_and_residual(law, proposal, tokens[:, child], replacement=replacement)
-        accepted = tried & (draws.accept[:, child] < accept_prob)
-        rejected = tried & ~accepted
-        node = xp.where(accepted, child, node)
-        law = xp.where(rejected[:, None], residual, law)
-        law = xp.where(accepted[:, None], target_probs[:, child], law)
-        proposal = xp.where(rejected[:, None], rest, proposal)
-        proposal = xp.where(accepted[:, None], draft_probs[:, child], proposal)
-        on_path.append(accepted)
-    return verdict(parents, xp.stack(on_path, axis=1), sample(law, draws.bonus))
+    law, child = target_probs[:, 0], first_child[:, 0]
+    path = [node]
+    while bool(xp.any(child >= 0)):
+        proposal, before = draft_probs[rows, node], node
+        while bool(xp.any(tried := child >= 0)):
+            token = tokens[rows, child]
+            wanted, drawn = law[rows, token], proposal[rows, token]
+            accepted = tried & (draws.accept[rows, child] * drawn < xp.minimum(wanted, drawn))
+            node = xp.where(accepted, child, node)
+            rejected = tried & ~accepted
+            if bool(xp.any(rejected)):
+                law, proposal = after_rejection(law, proposal, token, rejected & (drawn > 0), replacement=replacement)
+            child = xp.where(rejected, next_sibling[rows, child], -1)
+        descended = node != before
+        path.append(xp.where(descended, node, -1))
+        if bool(xp.any(descended)):
+            law = xp.where(descended[:, None], target_probs[rows, node], law)
+        child = xp.where(descended, first_child[rows, node], -1)
+    return verdict(xp.stack(path, axis=1), sample(law, draws.bonus))

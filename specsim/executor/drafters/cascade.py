@@ -1,0 +1,237 @@
+"""A cascade: the drafter's own tokens come from speculative decoding of a middle model by a smaller drafter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import torch
+
+from specsim.decoding import DraftState
+from specsim.decoding.arrays import PADDING
+from specsim.errors import InputError
+from specsim.executor.cache import KvCache
+from specsim.executor.drafters.base import Drafter, Extra, Frontier, Prompt, Verified
+from specsim.executor.drafters.heads import padded
+from specsim.executor.llama import Llama, text_lengths
+from specsim.executor.masks import RunNodes, only_root
+from specsim.methods.round import Drafting
+
+
+@dataclass
+class _Row:
+    """One text's round: every node that anybody drafted, and what the middle model answered after those it ran.
+
+    ``slots`` says which slot of the round each of these took in the middle model's cache, after ``num_before`` slots
+    of text that it had not run; ``of_pool`` which node stands for a node of the policy's pool.
+    """
+
+    tokens: list[int]
+    num_before: int
+    parents: list[int] = field(default_factory=lambda: [-1])
+    laws: dict[int, torch.Tensor] = field(default_factory=dict)
+    slots: dict[int, int] = field(default_factory=dict)
+    run_by_small: list[int] = field(default_factory=list)
+    of_pool: dict[int, int] = field(default_factory=lambda: {0: 0})
+
+    def child(self, parent: int, token: int) -> int:
+        """The node of this token after that node, made where it is new."""
+        for node in range(parent + 1, len(self.tokens)):
+            if self.parents[node] == parent and self.tokens[node] == token:
+                return node
+        self.tokens.append(token)
+        self.parents.append(parent)
+        return len(self.tokens) - 1
+
+    def found(self, state: DraftState, row: int, pool_node: int) -> int:
+        """The node that stands for one of the policy's pool."""
+        if pool_node not in self.of_pool:
+            parent = self.found(state, row, int(state.parents[row, pool_node]))
+            self.of_pool[pool_node] = self.child(parent, int(state.tokens[row, pool_node]))
+        return self.of_pool[pool_node]
+
+    def path(self, node: int) -> list[int]:
+        """Nodes from the root down to this one."""
+        path = [node]
+        while path[-1]:
+            path.append(self.parents[path[-1]])
+        return path[::-1]
+
+
+class Cascade:
+    """A model whose passes also run ``num_ahead`` tokens that a smaller drafter expects to be asked for next.
+
+    The law it gives is the middle model's own, so it proposes what that model alone would: the smaller drafter saves
+    passes of the middle one, where its guess is what the policy then chooses, and changes nothing else. That makes each
+    level exact, greedy or sampled: a guess is kept when it is the token drawn, as in the one-hot rule. The smaller
+    drafter may be a cascade too, a lookup (Spector and Re draft with n-grams), or any other that needs no features.
+
+    Args:
+        middle: The model that drafts for the target.
+        small: What drafts for the middle model; asked for chains.
+        num_ahead: Tokens guessed at a time.
+
+    Attributes:
+        num_passes: Passes that the middle model has made since ``start``, its prefill left out.
+
+    Raises:
+        InputError: for num_ahead below 1, or a smaller drafter that reads features.
+
+    Source: Spector and Re 2023 (arXiv:2308.04623), the speculation of the draft model there.
+    """
+
+    drafting: Final[Drafting] = "autoregressive"
+    max_depth: Final = None
+    needs_features: Final = False
+
+    def __init__(self, middle: Llama, small: Drafter, num_ahead: int) -> None:
+        if num_ahead < 1:
+            raise InputError("num_ahead", "must be >= 1", num_ahead)
+        if small.needs_features:
+            limit = "must not read the target's features: it drafts for the middle model"
+            raise InputError("small", limit, type(small).__name__)
+        self.middle, self.small, self.num_ahead = middle, small, num_ahead
+        self.needs_prompt_logits: bool = small.needs_prompt_logits
+        self.cache: KvCache
+        self._seen_by_small: RunNodes
+        self.pending: list[list[int]] = []
+        self.rows: list[_Row] = []
+        self.num_passes = 0
+
+    @property
+    def max_context_tokens(self) -> int | None:
+        own, other = self.middle.shape.max_context_tokens, self.small.max_context_tokens
+        return (own if other is None else min(own, other)) - self.num_ahead
+
+    @property
+    def pending_tokens(self) -> list[int]:
+        return [len(tokens) for tokens in self.pending]
+
+    def start(self, prompt: Prompt) -> None:
+        texts = [tokens[:-1] for tokens in prompt.tokens]
+        capacity = min(max(prompt.cache.capacity, *map(len, texts), 1), self.middle.shape.max_context_tokens)
+        self.cache = self.middle.new_cache(capacity, len(texts))
+        if any(texts):
+            self.middle.prefill(padded(texts, self.middle.device), self.cache)
+            self.cache.keep([list(range(len(text))) for text in texts])
+        self.small.start(prompt)
+        self.pending, self.rows, self.num_passes = [tokens[-1:] for tokens in prompt.tokens], [], 0
+
+    @torch.inference_mode()
+    def law(self, frontier: Frontier) -> torch.Tensor:
+        state = frontier.state
+        if not state.expanded.shape[1]:
+            self.rows = [_Row(tokens[-1:], len(tokens) - 1) for tokens in self.pending]
+        asked = [
+            [row.found(state, number, node) if node >= 0 else 0 for node in nodes]
+            for number, (row, nodes) in enumerate(zip(self.rows, state.frontier.tolist(), strict=True))
+        ]
+        missing = [
+            [node for node in dict.fromkeys(nodes) if node not in row.laws]
+            for row, nodes in zip(self.rows, asked, strict=True)
+        ]
+        if any(missing):
+            guessed = self._guesses([nodes[0] if nodes else None for nodes in missing])
+            self._run([nodes + more for nodes, more in zip(missing, guessed, strict=True)])
+        laws = [torch.stack([row.laws[node] for node in nodes]) for row, nodes in zip(self.rows, asked, strict=True)]
+        return torch.stack(laws)
+
+    def _guesses(self, after: list[int | None]) -> list[list[int]]:
+        """Per row the chain that the smaller drafter expects after this node, fewer where it has nothing to say."""
+        plans = [
+            [] if node is None else [n for n in row.path(node) if n not in row.run_by_small]
+            for row, node in zip(self.rows, after, strict=True)
+        ]
+        found: list[list[int]] = [[] for _ in plans]
+        while any(plans):
+            nodes = [plan.pop(0) if plan else -1 for plan in plans]
+            laws = self._small_laws(nodes)
+            best, is_even = laws.argmax(-1).tolist(), (laws.amax(-1) == laws.amin(-1)).tolist()
+            for number, (row, node) in enumerate(zip(self.rows, nodes, strict=True)):
+                if node < 0 or plans[number] or is_even[number]:
+                    continue
+                found[number].append(row.child(node, best[number]))
+                if len(found[number]) < self.num_ahead:
+                    plans[number].append(found[number][-1])
+        return found
+
+    def _small_laws(self, nodes: list[int]) -> torch.Tensor:
+        """The smaller drafter's logits ``[B, V]`` after one node per row, -1 for rows that ask nothing."""
+        state = self._state(nodes)
+        if state.expanded.shape[1]:
+            self._seen_by_small = self._seen_by_small.grown(state)
+            mask, depths = self._seen_by_small.mask(1)
+        else:
+            self._seen_by_small = only_root(len(nodes), self.middle.device)
+            mask, depths = None, self._seen_by_small.depths
+        tokens = state.tokens.gather(1, state.frontier.clamp(min=0))
+        for row, node in zip(self.rows, nodes, strict=True):
+            row.run_by_small.append(node)
+        return self.small.law(Frontier(state, tokens, depths, mask))[:, 0]
+
+    def _state(self, frontier: list[int]) -> DraftState:
+        """All nodes as the smaller drafter knows them."""
+        device, most = self.middle.device, max(len(row.tokens) for row in self.rows)
+        parents = [row.parents + [PADDING] * (most - len(row.parents)) for row in self.rows]
+        return DraftState(
+            parents=torch.tensor(parents, device=device),
+            tokens=padded([row.tokens for row in self.rows], device),
+            probs=(ones := torch.ones(len(self.rows), most, device=device)),
+            path_probs=ones,
+            frontier=torch.tensor(frontier, device=device)[:, None],
+            num_draws=0,
+            expanded=padded([row.run_by_small for row in self.rows], device),
+        )
+
+    def _run(self, nodes: list[list[int]]) -> None:
+        """One pass of the middle model over these nodes of each row, parents first, and over text it has not run."""
+        num_old = self.cache.end - self.cache.text_end
+        plans = [
+            ([] if num_old else list(range(row.num_before)), new) for row, new in zip(self.rows, nodes, strict=True)
+        ]
+        size = max(len(before) + len(new) for before, new in plans)
+        tokens = torch.zeros(len(nodes), size, dtype=torch.int64)
+        offsets = torch.zeros_like(tokens)
+        seen = torch.zeros(len(nodes), size, num_old + size, dtype=torch.bool)
+        seen[:, :, num_old:] = torch.eye(size, dtype=torch.bool)
+        for number, (row, (before, new)) in enumerate(zip(self.rows, plans, strict=True)):
+            for place in before:
+                tokens[number, place], offsets[number, place] = self.pending[number][place], place
+                seen[number, place, : place + 1] = True
+            for place, node in enumerate(new, start=len(before)):
+                row.slots[node] = num_old + place
+                path = row.path(node)
+                tokens[number, place], offsets[number, place] = row.tokens[node], row.num_before + len(path) - 1
+                seen[number, place, [*range(row.num_before), *(row.slots[n] for n in path)]] = True
+        device = self.middle.device
+        positions = text_lengths(self.cache) + offsets.to(device)
+        logits = self.middle.forward(tokens.to(device), positions, self.cache, self.middle.mask(seen))
+        for number, (row, (before, new)) in enumerate(zip(self.rows, plans, strict=True)):
+            row.laws.update({node: logits[number, place] for place, node in enumerate(new, start=len(before))})
+        self.num_passes += 1
+
+    def extra(self) -> Extra | None:
+        return self.small.extra()
+
+    def observe(self, verified: Verified) -> None:
+        if not verified.state.expanded.shape[1]:
+            self.pending = [old + new for old, new in zip(self.pending, verified.emitted, strict=True)]
+            self.small.observe(verified)
+            return
+        kept, begin = [], self.cache.text_end
+        nodes = [
+            [row.found(verified.state, number, node) if node >= 0 else -1 for node in of_row]
+            for number, (row, of_row) in enumerate(zip(self.rows, verified.nodes.tolist(), strict=True))
+        ]
+        for number, (row, path) in enumerate(zip(self.rows, verified.path, strict=True)):
+            run = [row.slots[node] for tree_node in path if (node := nodes[number][tree_node]) in row.slots]
+            kept.append([begin + slot for slot in [*range(row.num_before), *run]])
+            self.pending[number] = verified.emitted[number][len(run) - 1 :]
+        self.cache.keep(kept)
+        state = self._state([-1] * len(nodes))
+        self.small.observe(replace(verified, nodes=torch.tensor(nodes, device=self.middle.device), state=state))
+
+    def keep_rows(self, rows: list[int]) -> None:
+        self.cache.keep_rows(rows)
+        self.small.keep_rows(rows)
+        self.pending = [self.pending[row] for row in rows]
