@@ -111,7 +111,7 @@ def test_sequences_without_room_wait_outside() -> None:
 def test_more_clients_are_never_served_faster(clients: float, output: float, prompt_s: float, seq_s: float) -> None:
     few, more = (_solved(c, output, 0.01, seq_s, prompt_s, True) for c in (clients, clients * 1.5))
     few_s, more_s = (ttft + (output - 1) * tpot for tpot, ttft, _ in (few, more))
-    assert more_s >= few_s * 0.999  # of a server full of prompts, some of it moves from tokens to the wait for the first
+    assert more_s >= few_s * 0.999  # some moves from tokens to the wait for the first
     assert more[0] >= few[0] * 0.98 and few[0] > 0.0099 and few[1] > 0.99 * prompt_s and 0 < few[2] <= clients + 1e-6
 
 
