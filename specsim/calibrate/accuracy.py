@@ -47,15 +47,18 @@ class Judged(NamedTuple):
         return np.asarray((self.refused == "") & ~self.impossible)
 
 
-def judge(table: Measured, own: DeviceFit | None = None) -> Judged:
-    """Predict every row of a table, by the fits ``own`` of one device where they have the kernel."""
+def judge(table: Measured, own: DeviceFit | None = None, residual: bool = True) -> Judged:
+    """Predict every row of a table, by the fits ``own`` of one device where they have the kernel.
+
+    Without ``residual`` the formulas stand alone.
+    """
     num = len(table.operator)
     time_s, half = np.full(num, np.nan), np.full(num, np.nan)
     refused, impossible = table.wrong.astype(f"<U{REASON_CHARS}"), np.zeros(num, dtype=bool)
     for operator in np.unique(table.operator[refused == ""]).tolist():
         mask = np.flatnonzero((table.operator == operator) & (refused == ""))
         part = {name: values[mask] for name, values in table.rows.items()}
-        found = predict_rows(operator, part, own)
+        found = predict_rows(operator, part, own, residual)
         time_s[mask], half[mask], refused[mask] = found
         known = found.refused == ""
         impossible[mask[known]] = _impossible(operator, select(part, known), table.measured_s[mask[known]])

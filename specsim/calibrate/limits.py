@@ -46,7 +46,7 @@ def _least(
     operator: str, rows: Table, device: HardwareProfile, facts: Mapping[str, str]
 ) -> tuple[Float | float, Float | float, Float | float]:
     """Seconds of arithmetic at peak, bytes that must move, and bytes that a loop goes through before it repeats."""
-    dtype = facts["dtype"]
+    dtype = facts.get("dtype", "")  # element-wise operations need none
     if operator == "gemm":
         weights = rows["n"] * rows["k"] * format_of(dtype).weight_bytes
         flops = 2.0 * rows["m"] * rows["n"] * rows["k"]

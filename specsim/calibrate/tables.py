@@ -63,7 +63,7 @@ _MAX_BYTES: Final = 2**30
 _WORDS: Final = ("gpu", "engine", "version", "kernel", "dtype", "kv_dtype", "op", "distribution", "model", "layout")
 _NUMBERS: Final = (
     *dict.fromkeys(name for kind, names in KINDS.items() if kind not in ("serving", "forward") for name in names),
-    *("weight_copies", "head_dim", "latency_us", "latency_ms", "gated"),
+    *("weight_copies", "calls", "head_dim", "latency_us", "latency_ms", "gated"),
 )
 _TRUTHS: Final = {"": "nan", "none": "nan", "true": "1", "false": "0"}
 _SAME: Final = {"bf16": "bfloat16", "fp16": "float16", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from specsim.cost.fits import OperatorFit
+from specsim.cost.residual import corrected
+from specsim.cost.shape_features import gemm_features
 from specsim.documents import Document
 from specsim.errors import InputError
 from specsim.hardware import Dtype, HardwareProfile
@@ -214,9 +216,15 @@ def gemm_time_s(
 
 
 def gemm_from_fit(
-    columns: Mapping[str, NDArray[Any]], device: HardwareProfile, fit: OperatorFit, resident: bool = False
-) -> tuple[Float, float]:
+    columns: Mapping[str, NDArray[Any]],
+    device: HardwareProfile,
+    fit: OperatorFit,
+    resident: bool = False,
+    residual: bool = True,
+) -> tuple[Float, Float | float]:
     """Seconds of each row as the fit has them, and the half-width of their 90 % interval in log time.
+
+    With ``residual`` the fit's learned correction is applied where it has one; without, the formula stands alone.
 
     >>> from specsim.cost.fits import find_fit
     >>> from specsim.hardware import load_hardware
@@ -226,15 +234,23 @@ def gemm_from_fit(
     >>> float(gemm_from_fit(row, device, fit)[0][0].round(5))  # 235 MB
     8e-05
     """
+    seconds, half_width = _formula_s(columns, device, fit, resident), fit.half_width(columns)
+    if not residual:
+        return seconds, half_width
+    weights = np.asarray(columns["n"], dtype=float) * columns["k"] * format_of(fit.dtype).weight_bytes
+    return corrected(seconds, half_width, columns, device, fit, gemm_features, weights, resident)
+
+
+def _formula_s(columns: Mapping[str, NDArray[Any]], device: HardwareProfile, fit: OperatorFit, resident: bool) -> Float:
     few, many = params_by_tokens(fit.params)
     if few == many:
-        return gemm_time_s(columns, device, fit.dtype, few, fit.variant, resident), fit.quantile_90
+        return gemm_time_s(columns, device, fit.dtype, few, fit.variant, resident)
     is_few = np.asarray(columns["m"]) <= FEW_TOKENS
     result = np.empty(len(is_few))
     for p, rows in ((few, is_few), (many, ~is_few)):
         part = {name: columns[name][rows] for name in _COLUMNS if name in columns}
         result[rows] = gemm_time_s(part, device, fit.dtype, p, fit.variant, resident)
-    return result, fit.quantile_90
+    return result
 
 
 def params_by_tokens(params: Mapping[str, float]) -> tuple[GemmParams, GemmParams]:
