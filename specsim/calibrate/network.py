@@ -51,7 +51,9 @@ def train(rows: Rows, keys: tuple[str, ...], epochs: int, dropout: float, seed: 
     True
     """
     rng = np.random.default_rng(seed)
-    mean, scale = rows.features.mean(axis=0), rows.features.std(axis=0) + np.float32(1e-6)
+    mean, scale = rows.features.mean(axis=0), rows.features.std(axis=0)
+    varies = scale > 0  # a feature that is the same in every row has no say
+    scale = np.where(varies, scale, np.float32(1))
     x = (rows.features - mean) / scale
     weights = _start(rng, x.shape[1], len(keys))
     moments = {name: (np.zeros_like(w), np.zeros_like(w)) for name, w in weights.items()}
@@ -63,6 +65,7 @@ def train(rows: Rows, keys: tuple[str, ...], epochs: int, dropout: float, seed: 
         chosen = chosen[np.argsort(rows.kernel[chosen], kind="stable")]  # a kernel's rows together: sums by slices
         batch = Rows(x[chosen], rows.kernel[chosen], rows.wanted[chosen], rows.weight[chosen])
         _adamw(weights, moments, _gradient(weights, batch, dropout, rng), step + 1, _rate(step / (epochs * steps)))
+    weights["first"] *= varies[:, None]
     return _network(weights, keys, mean, scale)
 
 

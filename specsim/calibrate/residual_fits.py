@@ -33,14 +33,14 @@ from specsim.calibrate.residual import (
 from specsim.cost.fits import OperatorFit, load_fit, profile_name
 from specsim.cost.operators.attention import kv_element_bytes
 from specsim.cost.operators.gemm import format_of, gemm_from_fit
-from specsim.cost.shape_features import MOST_HELD, decode_features, gemm_features
+from specsim.cost.shape_features import GEMM_SIZES, MOST_HELD, decode_features, gemm_features
 from specsim.hardware import load_hardware
 
 FOLD_ROWS: Final = 1000
 """Rows that each fold's formula of dense layers is made of."""
 PLANS: Final = {
-    "gemm": Plan("gemm", epochs=20, dropout=0.1, sizes=Sizes(("m",), EDGES)),
-    "layer_gemm": Plan("layer_gemm", epochs=40, dropout=0.1, sizes=Sizes(("m",), EDGES)),
+    "gemm": Plan("gemm", epochs=30, dropout=0.1, sizes=Sizes(("m",), EDGES)),
+    "layer_gemm": Plan("layer_gemm", epochs=20, dropout=0.2, sizes=Sizes(("m",), EDGES)),
     "attention_decode": Plan("attention_decode", epochs=30, dropout=0.05, sizes=SIZES),
 }
 
@@ -68,11 +68,14 @@ def gemm_sample(group: Group) -> Sample:
     if "weight_copies" in rows:
         weights = rows["n"] * rows["k"] * format_of(group.dtype).weight_bytes
         over_l2, copies = rows["weight_copies"] * weights / device.l2_bytes.value, float(rows["weight_copies"].max())
+    features = gemm_features(rows, device, over_l2).T
+    if not copies:  # five models are too few to learn from their sizes: they would be told apart by them
+        features[:, GEMM_SIZES] = 0
     return Sample(
         group.gpu,
         fit,
         rows,
-        gemm_features(rows, device, over_l2).T,
+        features,
         {i: (fold[usable], s[usable]) for i, (fold, s) in enumerate(zip(group.folds, seconds, strict=True))},
         gemm_from_fit(rows, device, fit, resident=True, residual=False)[0],
         np.where(rows["m"] <= SMALL_M, 1.0, LARGE_M_WEIGHT),

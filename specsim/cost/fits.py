@@ -186,7 +186,7 @@ def find_fit(
 
     >>> from specsim.hardware import load_hardware
     >>> find_fit(load_hardware("l40s"), "gemm", "bfloat16").engine
-    'any'
+    'Ada'
     """
     transferred = load_fit("transferred")
     names = (dtype, *_SAME_KERNELS.get(dtype, ()))

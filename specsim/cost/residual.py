@@ -5,7 +5,7 @@ own. For one kernel that is a plain network, and its matrices are made when the 
 
     correction = out . relu(second relu(first x + a) + b) + c,     time = formula x exp(trust x correction)
 
-It corrects nothing but what it was trained for. ``trust`` falls to zero within an octave outside the trained columns,
+It corrects nothing but what it was trained for. ``trust`` falls to zero within two octaves of the trained columns,
 and for weights or caches that no benchmark ever read from memory. Trained by ``specsim.calibrate.residual``.
 
 Source: the inputs are ``specsim.cost.shape_features``; layers with a shift and a weight for each kernel are
@@ -28,6 +28,7 @@ from specsim.work import Float
 
 CHUNK_ROWS: Final = 2048
 """Rows at a time: their hidden units stay in a core's cache."""
+FADE_OCTAVES: Final = 2.0
 MOST: Final = 1.0
 """A correction is at most a factor e: whatever asks for more is not a residual."""
 
@@ -128,16 +129,21 @@ def evaluate(net: Plain, features: Rows32) -> Rows32:
 
 
 def within(columns: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> Float:
-    """1 inside the ranges of the rows that were trained on, 0 an octave outside any, straight in log between.
+    """1 inside the ranges of the rows that were trained on, 0 two octaves outside any, straight in log between.
 
-    >>> within({"m": np.array([4.0, 2.0, 3.0, 2**0.5])}, {"m": (2.0, 3.0)}).round(2).tolist()
-    [0.58, 1.0, 1.0, 0.5]
+    A column that had one value only is trusted there alone.
+
+    >>> within({"m": np.array([6.0, 2.0, 3.0, 1.0, 12.0])}, {"m": (2.0, 3.0)}).round(2).tolist()
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    >>> within({"q_len": np.array([1.0, 2.0])}, {"q_len": (1.0, 1.0)}).tolist()
+    [1.0, 0.0]
     """
     trust: Any = 1.0
     for name, (least, most) in ranges.items():
         x = np.asarray(columns[name], dtype=float)
         below, above = np.log2(max(least, 1.0) / np.maximum(x, 1e-9)), np.log2(np.maximum(x, 1e-9) / most)
-        trust = trust * np.clip(1.0 - np.maximum(below, above), 0.0, 1.0)
+        octaves = FADE_OCTAVES if most > least else 1.0
+        trust = trust * np.clip(1.0 - np.maximum(below, above) / octaves, 0.0, 1.0)
     return np.asarray(trust, dtype=float)
 
 

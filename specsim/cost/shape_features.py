@@ -21,6 +21,8 @@ GEMM_TILES: Final = (
     *((16, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 128)),
     *((16, 128), (32, 128), (128, 192), (192, 128), (256, 256)),
 )
+GEMM_SIZES: Final = (*range(1, 7), *range(13, 18), *range(73, 78))
+"""Features of a dense layer that tell one n and k from another, beyond how its tiles fill the multiprocessors."""
 _MAX_SPLITS: Final = 32.0
 _SPLIT_K: Final = 256.0
 _KEYS_PER_BLOCK: Final = 128.0
