@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from specsim.calibrate.forwards import FORWARD, has_point, one_point_split, predict_forward
 from specsim.calibrate.limits import is_impossible
-from specsim.calibrate.operators import Table, heldout, select
-from specsim.calibrate.predict import REASON_CHARS, predict_rows
+from specsim.calibrate.operators import REASON_CHARS, Table, heldout, select
+from specsim.calibrate.predict import predict_rows
 from specsim.calibrate.serving import SERVING, TTFT, predict_serving
 from specsim.calibrate.tables import Measured
 from specsim.cost.fits import DeviceFit, profile_name
@@ -49,10 +49,11 @@ class Judged(NamedTuple):
         return np.asarray((self.refused == "") & ~self.impossible)
 
 
-def judge(table: Measured, own: DeviceFit | None = None, anchor: Table | None = None) -> Judged:
+def judge(table: Measured, own: DeviceFit | None = None, residual: bool = True, anchor: Table | None = None) -> Judged:
     """Predict every row of a table, by the fits ``own`` of one device where they have the kernel.
 
-    ``anchor`` has measured points that whole passes of the same device, engine, model and weights start from.
+    Without ``residual`` the formulas of operators stand alone. ``anchor`` has measured points that whole passes of the
+    same device, engine, model and weights start from.
     """
     num = len(table.operator)
     time_s, half = np.full(num, np.nan), np.full(num, np.nan)
@@ -65,7 +66,7 @@ def judge(table: Measured, own: DeviceFit | None = None, anchor: Table | None = 
         elif operator == FORWARD:
             found = predict_forward(part, anchor)
         else:
-            found = predict_rows(operator, part, own)
+            found = predict_rows(operator, part, own, residual)
         time_s[mask], half[mask], refused[mask] = found
         known = found.refused == ""
         impossible[mask[known]] = _impossible(operator, select(part, known), table.measured_s[mask[known]])

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from specsim.calibrate.frame import Form, Found, fit_kernel
+from specsim.calibrate.frame import Form, Found, Sizes, fit_kernel
 from specsim.calibrate.operators import Table, groups, read_table
 from specsim.calibrate.transfer import both_reports
 from specsim.cost.fits import profile_name
@@ -31,6 +31,7 @@ RING: Final = {
     "crowding": (0.1, 1e-3, 2.0),
 }
 HOST: Final = {"host_s": (3e-5, 1e-6, 2e-4)}
+SIZES: Final = Sizes(("bytes",), (2.0**16, 2.0**22))
 LIMITS: Final = tuple(2.0**k for k in range(19, 28))
 """Longest message of an engine's own kernel, tried in turn."""
 LIMIT_EXPONENTS: Final = (0.0, 0.5, 1.0, 20.0)
@@ -55,7 +56,7 @@ def fit_allreduce(table: Table) -> Iterator[Found]:
             limits = [{"limit_bytes": b, "limit_exponent": e} for b in LIMITS for e in LIMIT_EXPONENTS]
             forms = [Form(bounds, limit, times) for limit in limits]
         names = {"gpu": gpu, "operator": f"allreduce {kernel}", "engine": engine, "version": version, "dtype": dtype}
-        yield fit_kernel(forms, rows, ("bytes",), ("bytes", "n_gpus"), **names, variant=kernel)
+        yield fit_kernel(forms, rows, ("bytes",), ("bytes", "n_gpus"), SIZES, **names, variant=kernel)
 
 
 def allreduce_found(data_dir: Path) -> list[Found]:

@@ -9,9 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from specsim.calibrate.frame import Form, Found, fit_kernel
+from specsim.calibrate.frame import Form, Found, Sizes, fit_kernel
 from specsim.calibrate.operators import Table, groups, read_table, select, with_family
-from specsim.calibrate.transfer import both_reports
 from specsim.cost.fits import profile_name
 from specsim.cost.operators.attention import KV_BYTES, DecodeParams, decode_time_s, decode_variant, kernel_family
 from specsim.hardware import HardwareProfile, hardware_names, load_hardware
@@ -91,7 +90,7 @@ def fit_decode(table: Table) -> Iterator[Found]:
         forms = decode_forms(device, dtype, family, variant)
         operator = f"attention_decode {family} {variant}"
         names = {"gpu": gpu, "operator": operator, "engine": engine, "version": version, "dtype": dtype}
-        yield fit_kernel(forms, rows, ("heads",), RANGED, **names, variant=variant)
+        yield fit_kernel(forms, rows, ("heads",), RANGED, SIZES, **names, variant=variant)
 
 
 def impossible(table: Table, device: HardwareProfile, dtype: str) -> NDArray[np.bool_]:
@@ -102,6 +101,7 @@ def impossible(table: Table, device: HardwareProfile, dtype: str) -> NDArray[np.
     return np.asarray(too_fast & (num_bytes > 1.5 * device.l2_bytes.value))
 
 
+SIZES: Final = Sizes(("batch", "q_len"), (16, 64, 128, 256))
 RANGED: Final = ("batch", "q_len", "context", "n_heads", "n_kv_heads", "head_dim")
 
 
@@ -113,8 +113,3 @@ def with_heads(table: Table) -> dict[str, NDArray[Any]]:
 def decode_found(data_dir: Path) -> list[Found]:
     """All fits of the tables in ``data_dir``."""
     return list(fit_decode(read_table(data_dir / "gpu_ops" / "attention_decode.parquet")))
-
-
-def decode_heldout_report(data_dir: Path) -> list[dict[str, Any]]:
-    """Fit everything anew; errors on head configurations left out, and on GPUs left out."""
-    return both_reports(decode_found(data_dir), "attention_decode", "unseen head configurations")

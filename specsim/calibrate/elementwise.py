@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from specsim.calibrate.frame import Form, Found, fit_kernel
-from specsim.calibrate.operators import VIDUR_SOURCE, Table, groups, read_table
+from specsim.calibrate.frame import Form, Found, Sizes, fit_kernel
+from specsim.calibrate.limits import is_impossible
+from specsim.calibrate.operators import VIDUR_SOURCE, Table, groups, read_table, select
 from specsim.calibrate.transfer import both_reports
 from specsim.cost.fits import profile_name
 from specsim.cost.operators.elementwise import ElementwiseParams, elementwise_time_s, moved_bytes
@@ -23,6 +24,7 @@ BOUNDS: Final = {  # start, least, most
     "l2_speedup": (1.5, 1.0, 10.0),
     "l2_share": (0.5, 0.05, 2.0),
 }
+SIZES: Final = Sizes(("bytes",), (2.0**17, 2.0**20, 2.0**23, 2.0**26))
 OPS: Final = ("add", "attn_rope", "emb", "input_layernorm", "mlp_act", "post_attention_layernorm")
 KV_SHARE: Final = {
     "meta-llama/Llama-2-70b-hf": 1 / 8,
@@ -42,12 +44,13 @@ def fit_elementwise(table: Table) -> Iterator[Found]:
         device = load_hardware(profile_name(gpu))
         rows["kv_share"] = np.array([KV_SHARE.get(m, 1.0) for m in rows["model"].tolist()])
         rows["bytes"] = moved_bytes(op, rows)
+        rows = select(rows, ~is_impossible("elementwise", rows, device, {"op": op}, rows["latency_us"] * 1e-6))
 
         def times(rows: Table, params: Mapping[str, float], device: Any = device) -> Float:
             return elementwise_time_s(rows, device, ElementwiseParams(**params))
 
         names = {"gpu": gpu, "operator": f"elementwise {op}", "engine": "vidur", "version": "2024", "dtype": "float16"}
-        found = fit_kernel([Form(BOUNDS, {}, times)], rows, ("model",), ("bytes",), **names, variant=op)
+        found = fit_kernel([Form(BOUNDS, {}, times)], rows, ("model",), ("bytes",), SIZES, **names, variant=op)
         yield replace(found, fit=found.fit.model_copy(update={"source": VIDUR_SOURCE}))
 
 

@@ -12,8 +12,7 @@ from typing import Final, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from specsim.calibrate.operators import Table, groups
-from specsim.calibrate.predict import REASON_CHARS, Prediction
+from specsim.calibrate.operators import REASON_CHARS, Prediction, Table, groups
 from specsim.cost.engine import Engine
 from specsim.cost.fits import OperatorFit, load_fit, profile_name
 from specsim.cost.forward import ENGINES, ForwardShape, build_of, forward_pass, known_kind, price

@@ -8,7 +8,7 @@ has seen. The parameters that are kept are then fitted to all rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,17 +19,16 @@ from specsim.calibrate.operators import (
     Table,
     fit_params,
     heldout,
+    leave_out,
     quantile_90,
     save_operator_fits,
     select,
-    split_unseen,
+    widths_by_size,
 )
 from specsim.cost.fits import HeldOut, OperatorFit
 from specsim.work import Float
 
-NUM_FOLDS: Final = 3
-_FOLDS_TRIED: Final = 24
-_UNSEEN_SHARE: Final = 0.25
+NUM_FOLDS: Final = 5
 _LEAST_ROWS: Final = 12
 DATE: Final = "2026-11"
 PRIOR_WEIGHT: Final = 0.1
@@ -63,13 +62,17 @@ class Unseen:
 
 @dataclass(frozen=True)
 class Found:
-    """A kernel's fit on one device, its errors on what was left out, and the rows and formula that it was made of."""
+    """A kernel's fit on one device, its errors on what was left out, and the rows and formula that it was made of.
+
+    ``folds`` has, for each fold that leaves something out, which rows, and the seconds of all rows by a fit without it.
+    """
 
     gpu: str
     fit: OperatorFit
     unseen: Unseen
     rows: Table
     times: Callable[[Table, Mapping[str, float]], Float]
+    folds: Mapping[int, tuple[NDArray[np.bool_], Float]] = field(default_factory=dict)
 
 
 class Fitted(NamedTuple):
@@ -116,8 +119,15 @@ def _params(names: Sequence[str], theta: Float, held: Mapping[str, float]) -> di
     return {**dict(zip(names, np.exp(theta).tolist(), strict=True)), **held}
 
 
+class Sizes(NamedTuple):
+    """By what size intervals differ: columns that are multiplied, and the edges between ranges of their product."""
+
+    columns: tuple[str, ...]
+    edges: tuple[float, ...]
+
+
 def fit_kernel(
-    forms: Sequence[Form], rows: Table, families: Sequence[str], ranged: Sequence[str], **name: str
+    forms: Sequence[Form], rows: Table, families: Sequence[str], ranged: Sequence[str], sizes: Sizes, **name: str
 ) -> Found:
     """The best of the forms for these rows, fitted to all of them, with its errors on families left out.
 
@@ -126,28 +136,28 @@ def fit_kernel(
         rows: Columns with ``latency_us``.
         families: Columns whose values are left out whole.
         ranged: Columns whose smallest and largest values bound where the fit was made.
+        sizes: By what the intervals differ.
         name: ``operator, engine, version, dtype`` and so on of the fit; ``gpu`` only names the report.
     """
-    folds = list(_folds(rows, families))
-    first = select(rows, ~folds[0]) if folds else rows
+    masks = _folds(rows, families)
+    first = select(rows, ~next(iter(masks.values()))) if masks else rows
     tried = [fit_rows(f, first, 400, None, 60) for f in forms]
     best = min(range(len(forms)), key=lambda i: tried[i].loss)
     form, start = forms[best], tried[best].params
-    unseen = [_predict(form, rows, fold, start) for fold in folds]
-    errors = [np.log(measured / predicted) for predicted, measured in unseen]
-    widths = [quantile_90(np.concatenate(errors[:i] + errors[i + 1 :])) for i in range(len(errors)) if len(errors) > 1]
+    folds = {i: (mask, form.times(rows, _without(form, rows, mask, start))) for i, mask in masks.items()}
     whole = fit_rows(form, rows, 1600, start)
     gpu = name.pop("gpu")
-    if not widths:  # too few families to leave any out: nothing is known about unseen ones but the error on seen ones
+    report = judged({"gpu": gpu, **name}, rows, folds, sizes)
+    widths = None
+    if len(report.measured_s):
+        judged_by = heldout(report.predicted_s, report.measured_s, report.half_width)
+        log_errors = np.log(report.measured_s / report.predicted_s)
+        spread, width = float(np.std(log_errors)), quantile_90(log_errors)
+        out = np.concatenate([np.flatnonzero(mask) for mask, _ in folds.values()])
+        widths = widths_by_size({c: rows[c][out] for c in sizes.columns}, *sizes, log_errors)
+    else:  # too few families to leave any out: nothing is known about unseen ones but the error on seen ones
         log_errors = np.log(rows["latency_us"] * 1e-6 / form.times(rows, whole.params))
-        judged, spread, width = None, 2 * float(np.std(log_errors)), 2 * quantile_90(log_errors)
-        report = Unseen({"gpu": gpu, **name}, np.zeros(0), np.zeros(0), np.zeros(0))
-    else:
-        predicted, measured = (np.concatenate([pair[i] for pair in unseen]) for i in (0, 1))
-        half = np.concatenate([np.full(len(e), w) for e, w in zip(errors, widths, strict=True)])
-        report = Unseen({"gpu": gpu, **name}, predicted, measured, half)
-        judged, spread = heldout(predicted, measured, half), float(np.std(np.concatenate(errors)))
-        width = quantile_90(np.concatenate(errors))
+        judged_by, spread, width = None, 2 * float(np.std(log_errors)), 2 * quantile_90(log_errors)
     ranges = {n: (float(np.min(rows[n])), float(np.max(rows[n]))) for n in ranged}
     facts: dict[str, Any] = {"source": SOURCE, "date": DATE, **name}
     fit = OperatorFit(
@@ -156,28 +166,45 @@ def fit_kernel(
         covariance=tuple(tuple(row) for row in whole.covariance.tolist()),
         log_sd=spread,
         quantile_90=width,
+        widths=widths,
         points=len(rows["latency_us"]),
         valid_range=ranges,
-        heldout=judged,
+        heldout=judged_by,
         **facts,
     )
-    return Found(gpu, fit, report, rows, form.times)
+    return Found(gpu, fit, report, rows, form.times, folds)
 
 
-def _predict(form: Form, rows: Table, fold: NDArray[np.bool_], start: Mapping[str, float]) -> tuple[Float, Float]:
-    left_out = select(rows, fold)
-    params = fit_rows(form, select(rows, ~fold), 800, start).params
-    return form.times(left_out, params), left_out["latency_us"] * 1e-6
+def _without(form: Form, rows: Table, mask: NDArray[np.bool_], start: Mapping[str, float]) -> dict[str, float]:
+    return fit_rows(form, select(rows, ~mask), 800, start).params
 
 
-def _folds(rows: Table, families: Sequence[str]) -> Iterable[NDArray[np.bool_]]:
-    """Up to ``NUM_FOLDS`` splits that leave something out and keep most; with few families none may exist."""
-    found = 0
-    for fold in range(_FOLDS_TRIED):
-        mask = split_unseen(rows, families, fold, _UNSEEN_SHARE)
-        if found < NUM_FOLDS and mask.any() and (~mask).sum() >= max(_LEAST_ROWS, mask.sum()):
-            found += 1
-            yield mask
+def judged(
+    key: Mapping[str, str], rows: Table, folds: Mapping[int, tuple[NDArray[np.bool_], Float]], sizes: Sizes
+) -> Unseen:
+    """What each fold left out, as predicted without it, with intervals by size from the other folds' errors.
+
+    Nothing where there are fewer than two folds: then no fold has others.
+    """
+    measured = rows["latency_us"] * 1e-6
+    out = [np.flatnonzero(mask) for mask, _ in folds.values()]
+    if len(out) < 2:
+        return Unseen(key, np.zeros(0), np.zeros(0), np.zeros(0))
+    predicted = [seconds[part] for part, (_, seconds) in zip(out, folds.values(), strict=True)]
+    errors = [np.log(measured[part] / seconds) for part, seconds in zip(out, predicted, strict=True)]
+    half = []
+    for i, part in enumerate(out):
+        others = np.concatenate([o for j, o in enumerate(out) if j != i])
+        known = np.concatenate([e for j, e in enumerate(errors) if j != i])
+        widths = widths_by_size({c: rows[c][others] for c in sizes.columns}, *sizes, known)
+        half.append(widths.at({c: rows[c][part] for c in sizes.columns}))
+    return Unseen(key, np.concatenate(predicted), measured[np.concatenate(out)], np.concatenate(half))
+
+
+def _folds(rows: Table, families: Sequence[str]) -> dict[int, NDArray[np.bool_]]:
+    """The folds that leave something out and keep most; with few families none may."""
+    masks = enumerate(leave_out(rows, families, NUM_FOLDS))
+    return {i: mask for i, mask in masks if mask.any() and (~mask).sum() >= max(_LEAST_ROWS, mask.sum())}
 
 
 def save_fits(found: Iterable[Found]) -> None:

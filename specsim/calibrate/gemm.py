@@ -107,7 +107,12 @@ def param_names(dtype: str, kernels: str, eager: bool) -> tuple[str, ...]:
 
 
 def fit_gemm(
-    rows: Sequence[Rows], dtype: str, kernels: str, max_rows: int = 3000, max_calls: int = 40, starts: int = 3
+    rows: Sequence[Rows],
+    dtype: str,
+    kernels: str,
+    max_rows: int = 3000,
+    max_calls: int = 40,
+    starts: Sequence[Mapping[str, float]] = STARTS,
 ) -> Fitted:
     """One set of parameters for the rows of one or several devices, from the best of a few starts.
 
@@ -117,7 +122,7 @@ def fit_gemm(
     drawn = [Rows(_draw(part, dtype, max_rows), part.device) for part in rows]
     eager = not all(bool(np.all(part.table.get("cuda_graph", True))) for part in drawn)
     names = param_names(dtype, kernels, eager)
-    fits = [_fit_from(drawn, dtype, kernels, names, start, max_calls) for start in STARTS[:starts]]
+    fits = [_fit_from(drawn, dtype, kernels, names, start, max_calls) for start in starts]
     return min(fits, key=lambda fit: fit.loss)
 
 
@@ -125,7 +130,7 @@ def _fit_from(
     rows: Sequence[Rows], dtype: str, kernels: str, names: tuple[str, ...], start: Mapping[str, float], max_calls: int
 ) -> Fitted:
     usual, lower, upper = np.log(np.array([BOUNDS[name] for name in names])).T
-    begin = np.log([start.get(name, BOUNDS[name][0]) for name in names])
+    begin = np.log([max(start.get(name, BOUNDS[name][0]), 1e-15) for name in names])
     measured = np.concatenate([np.log(part.table["latency_us"] * 1e-6) for part in rows])
     small = np.concatenate([part.table["m"] <= SMALL_M for part in rows])
     weights = np.append(np.where(small, 1.0, LARGE_M_WEIGHT), np.full(len(names), PRIOR_WEIGHT))
@@ -145,12 +150,20 @@ def _fit_from(
 
 
 def fit_by_tokens(
-    rows: Rows, dtype: str, kernels: str, max_rows: int = 2000, max_calls: int = 40
+    rows: Rows,
+    dtype: str,
+    kernels: str,
+    max_rows: int = 2000,
+    max_calls: int = 40,
+    near: tuple[GemmParams, GemmParams] | None = None,
 ) -> tuple[Fitted, Fitted]:
-    """A fit of the rows up to ``FEW_TOKENS`` and one of the rows above."""
+    """A fit of the rows up to ``FEW_TOKENS`` and one of the rows above; ``near`` is where to start them."""
     few = rows.table["m"] <= FEW_TOKENS
     parts = [Rows(select(rows.table, mask), rows.device) for mask in (few, ~few)]
-    first, second = (fit_gemm([part], dtype, kernels, max_rows, max_calls) for part in parts)
+    starts = [STARTS, STARTS] if near is None else [[p.model_dump()] for p in near]
+    first, second = (
+        fit_gemm([part], dtype, kernels, max_rows, max_calls, start) for part, start in zip(parts, starts, strict=True)
+    )
     return first, second
 
 

@@ -21,7 +21,6 @@ from specsim.calibrate.gemm import (
     Rows,
     choose_kernels,
     fit_by_tokens,
-    fit_gemm,
     impossible,
     params_of,
     predict_by_tokens_s,
@@ -32,20 +31,23 @@ from specsim.calibrate.operators import (
     VIDUR_SOURCE,
     groups,
     heldout,
+    leave_out,
     quantile_90,
     read_table,
     save_operator_fits,
     select,
-    split_unseen,
+    widths_by_size,
 )
 from specsim.cost.fits import OperatorFit, profile_name
-from specsim.cost.operators.gemm import ABOVE, GemmParams, format_of
-from specsim.hardware import load_hardware
+from specsim.cost.operators.gemm import ABOVE, FEW_TOKENS, GemmParams, format_of
+from specsim.hardware import HardwareProfile, hardware_names, load_hardware
 from specsim.work import Float
 
-FOLDS: Final = (0, 4, 7)
+NUM_FOLDS: Final = 6
 DATE: Final = "2026-11"
 TOKEN_RANGES: Final = ((1, 16), (17, 64), (65, 128), (129, 256), (257, 512), (513, 16384))
+EDGES: Final = (16, 64, 128, 256, 512)
+"""Tokens up to which the intervals differ."""
 TRANSFER_KERNELS: Final = {
     "bfloat16": "library",
     "float16": "library",
@@ -75,7 +77,7 @@ def gemm_groups(data_dir: Path) -> Iterator[Group]:
     """The groups of ``gemm.parquet``, by values of n and k, and of ``vidur_layer_ops.parquet``, by whole models."""
     table = read_table(data_dir / "gpu_ops" / "gemm.parquet")
     for (gpu, engine, version, dtype), part in groups(table, ("gpu", "engine", "version", "dtype")).items():
-        folds = tuple(split_unseen(part, ("n", "k"), fold) for fold in FOLDS)
+        folds = leave_out(part, ("n", "k"), NUM_FOLDS)
         yield Group(gpu, engine, version, dtype, Rows(part, load_hardware(profile_name(gpu))), folds, SOURCE)
     table = read_table(data_dir / "gpu_ops" / "vidur_layer_ops.parquet")
     table["m"] = table["num_tokens"]
@@ -107,21 +109,47 @@ def fit_group(group: Group, max_rows: int = 2000) -> tuple[OperatorFit, Unseen]:
     table, device = group.rows
     seen = Rows(select(table, ~group.folds[0]), device)
     kernels = choose_kernels([seen], group.dtype)
-    found = [_left_out(group, fold, kernels, max_rows) for fold in group.folds]
-    errors = [np.log(measured / predicted) for _, predicted, measured in found]
-    widths = [quantile_90(np.concatenate(errors[:i] + errors[i + 1 :])) for i in range(len(errors))]
-    m, predicted, measured = (np.concatenate([part[i] for part in found]) for i in range(3))
-    half = np.concatenate([np.full(len(e), width) for e, width in zip(errors, widths, strict=True)])
-    unseen = Unseen(group, m, predicted, measured, half)
+    unseen = judged(group, by_fold(group, kernels, max_rows))
     whole = fit_by_tokens(group.rows, group.dtype, kernels, max_rows)
     return _operator_fit(group, whole, unseen), unseen
 
 
-def _left_out(group: Group, fold: NDArray[np.bool_], kernels: str, max_rows: int) -> tuple[Float, Float, Float]:
+def by_fold(group: Group, kernels: str, max_rows: int) -> list[Float]:
+    """Seconds of every row of the group by the fits that each fold's rows were left out of."""
+    (table, device), near, found = group.rows, None, list[Float]()
+    for fold in group.folds:
+        fits = fit_by_tokens(Rows(select(table, ~fold), device), group.dtype, kernels, max_rows, near=near)
+        near = fits[0].params, fits[1].params
+        found.append(predict_by_tokens_s(table, device, group.dtype, fits))
+    return found
+
+
+def judged(group: Group, seconds: Sequence[Float]) -> Unseen:
+    """What each fold left out, as predicted without it, with intervals by tokens from the other folds' errors."""
     table, device = group.rows
-    fits = fit_by_tokens(Rows(select(table, ~fold), device), group.dtype, kernels, max_rows)
-    out = select(table, fold & ~impossible(table, device, group.dtype))
-    return out["m"], predict_by_tokens_s(out, device, group.dtype, fits), out["latency_us"] * 1e-6
+    measured, usable = table["latency_us"] * 1e-6, ~impossible(table, device, group.dtype)
+    out = [np.flatnonzero(fold & usable) for fold in group.folds]
+    errors = [np.log(measured[rows] / time_s[rows]) for rows, time_s in zip(out, seconds, strict=True)]
+    half = []
+    for i, rows in enumerate(out):
+        others = [j for j in range(len(out)) if j != i]
+        tokens = {"m": table["m"][np.concatenate([out[j] for j in others])]}
+        widths = widths_by_size(tokens, ("m",), EDGES, np.concatenate([errors[j] for j in others]))
+        half.append(widths.at({"m": table["m"][rows]}))
+    rows = np.concatenate(out)
+    predicted = np.concatenate([time_s[part] for part, time_s in zip(out, seconds, strict=True)])
+    return Unseen(group, table["m"][rows], predicted, measured[rows], np.concatenate(half))
+
+
+def with_errors(fit: OperatorFit, unseen: Unseen) -> OperatorFit:
+    """The same fit with its errors on unseen shapes, and the intervals that follow from them."""
+    errors = {
+        "log_sd": float(np.std(unseen.log_error)),
+        "quantile_90": quantile_90(unseen.log_error),
+        "widths": widths_by_size({"m": unseen.m}, ("m",), EDGES, unseen.log_error),
+        "heldout": heldout(unseen.predicted_s, unseen.measured_s, unseen.half_width),
+    }
+    return fit.model_copy(update=errors)
 
 
 def _operator_fit(group: Group, fits: tuple[Fitted, Fitted], unseen: Unseen) -> OperatorFit:
@@ -130,7 +158,7 @@ def _operator_fit(group: Group, fits: tuple[Fitted, Fitted], unseen: Unseen) -> 
     above = {ABOVE + name: value for name, value in many.params.model_dump().items() if name in many.names}
     zeros = np.zeros((len(few.names), len(many.names)))
     covariance = np.block([[few.covariance, zeros], [zeros.T, many.covariance]])
-    return OperatorFit(
+    fit = OperatorFit(
         operator="gemm",
         engine=group.engine,
         version=group.version,
@@ -139,14 +167,30 @@ def _operator_fit(group: Group, fits: tuple[Fitted, Fitted], unseen: Unseen) -> 
         params={**few.params.model_dump(exclude_defaults=True), **above},
         fitted=(*few.names, *(ABOVE + name for name in many.names)),
         covariance=tuple(tuple(row) for row in covariance.tolist()),
-        log_sd=float(np.std(unseen.log_error)),
-        quantile_90=quantile_90(unseen.log_error),
+        log_sd=0.0,
+        quantile_90=0.0,
         points=len(table["m"]),
         valid_range={name: (float(table[name].min()), float(table[name].max())) for name in ("m", "n", "k")},
-        heldout=heldout(unseen.predicted_s, unseen.measured_s, unseen.half_width),
         source=group.source,
         date=DATE,
     )
+    return with_errors(fit, unseen)
+
+
+class Source(NamedTuple):
+    """Fits of one device, up to ``FEW_TOKENS`` and above; ``is_loop`` unless they are of whole layers in a trace."""
+
+    gpu: str
+    device: HardwareProfile
+    fits: tuple[Fitted, Fitted]
+    is_loop: bool = True
+
+
+MATRIX_SMS: Final = {"Volta": "warp", "Ampere": "warp", "Ada": "warp", "Blackwell": "warp", "Hopper": "warp group"}
+"""Who issues a matrix instruction, which decides the kernels' shape (tiles' steps, waves that overlap). Blackwell as in
+RTX PRO 6000 (compute capability 12.0). Source: PTX ISA, mma.sync and wgmma."""
+YEAR: Final = {"Volta": 2017, "Ampere": 2020, "Ada": 2022, "Hopper": 2022, "Blackwell": 2025}
+"""Of the first products: newer memory controllers and kernels reach more of the bandwidth (0.76, 0.86, 0.92)."""
 
 
 class Transfer(NamedTuple):
@@ -161,47 +205,87 @@ class Transfer(NamedTuple):
         return params_of(self.names, self.mean)
 
 
-def transfer(fits: Sequence[tuple[str, Fitted]], arch: str) -> Transfer:
-    """From (architecture, fit) pairs: the mean of the same architecture where it has fits, else of all of them."""
-    kin = [pair for pair in fits if pair[0] == arch] or list(fits)
-    names = kin[0][1].names
-    logs = {a: np.array([_logs(f, names) for b, f in kin if a == b]) for a in {a for a, _ in kin}}
-    spread = np.std(np.array([_logs(f, names) for _, f in fits]), axis=0)
-    mean = np.mean([np.mean(rows, axis=0) for rows in logs.values()], axis=0)
-    return Transfer(names, np.asarray(mean), np.asarray(spread))
+def transfer(sources: Sequence[Source], device: HardwareProfile, above: bool = False) -> Transfer:
+    """Parameters up to ``FEW_TOKENS``, or above, for a device without any of its own.
+
+    From the same architecture where it has fits, else from those that issue matrix instructions alike, else from all;
+    the launch then from all, and the share of the bandwidth from the nearest in years, whole layers included (their
+    trace has no launch gap, so they tell nothing else). Times are carried over as clocks.
+    """
+    loops = [s for s in sources if s.is_loop]
+    same = [s for s in loops if s.device.arch == device.arch]
+    alike = [s for s in loops if MATRIX_SMS.get(s.device.arch) == MATRIX_SMS.get(device.arch)]
+    memory = [s for s in sources if s.device.arch == device.arch] or _nearest(sources, device.arch)
+    chosen = {"launch_s": same or loops, "dram_efficiency": memory}
+    names = loops[0].fits[above].names
+    mean = [_mean_log(chosen.get(name, same or alike or loops), name, device, above) for name in names]
+    logs = np.array([[_log(s, name, device, above) for name in names] for s in loops])
+    return Transfer(names, np.array(mean), np.std(logs, axis=0))
 
 
-def _logs(fit: Fitted, names: Sequence[str]) -> Float:
-    values = fit.params.model_dump()
-    return np.log([max(values[name], 1e-12) for name in names])
+def _nearest(sources: Sequence[Source], arch: str) -> Sequence[Source]:
+    if arch not in YEAR:
+        return sources
+    apart = [abs(YEAR[s.device.arch] - YEAR[arch]) if s.device.arch in YEAR else 99 for s in sources]
+    return [s for s, years in zip(sources, apart, strict=True) if years == min(apart)]
+
+
+def _mean_log(sources: Sequence[Source], name: str, device: HardwareProfile, above: bool) -> float:
+    by_arch: dict[str, list[float]] = {}
+    for source in sources:
+        by_arch.setdefault(source.device.arch, []).append(_log(source, name, device, above))
+    return float(np.mean([np.mean(values) for values in by_arch.values()]))
+
+
+def _log(source: Source, name: str, device: HardwareProfile, above: bool) -> float:
+    value = np.log(max(getattr(source.fits[above].params, name), 1e-12))
+    if name.endswith("_s") and name not in ("host_s", "host_32_s"):
+        value += np.log(source.device.clock_hz.value / device.clock_hz.value)
+    return float(value)
 
 
 def leave_one_gpu_out(found: Sequence[Group], max_rows: int = 2000) -> tuple[list[Unseen], list[OperatorFit]]:
-    """Every graph-launched group predicted from the other GPUs' fits; and the fits that a new device gets.
+    """Every graph-launched loop predicted from the other GPUs' fits; and the fits that a new device gets.
 
-    The half-width for a GPU comes from the errors of the GPUs that are left when it is taken away.
+    The half-width for a GPU comes from the errors of the GPUs that are left when it is taken away. Only NVIDIA's
+    devices are averaged: kernels of another vendor say nothing about these.
     """
     reports: list[Unseen] = []
     shipped: list[OperatorFit] = []
-    for dtype in sorted({g.dtype for g in found}):
-        members = [g for g in found if g.dtype == dtype and np.all(g.rows.table.get("cuda_graph", True))]
-        if members:
-            fits = [fit_gemm([g.rows], dtype, TRANSFER_KERNELS[dtype], max_rows) for g in members]
-            unseen = _predict_others(members, fits)
-            reports += unseen
-            shipped += _shipped(members, fits, unseen)
+    usable = [g for g in found if g.rows.device.vendor == "NVIDIA" and np.all(g.rows.table.get("cuda_graph", True))]
+    layers = [g for g in usable if g.engine == "vidur"]
+    for dtype in sorted({g.dtype for g in usable if g.engine != "vidur"}):
+        members = [g for g in usable if g.dtype == dtype and g.engine != "vidur"]
+        also = layers if dtype in ("bfloat16", "float16") else []
+        sources = [
+            Source(
+                g.gpu, g.rows.device, fit_by_tokens(g.rows, g.dtype, TRANSFER_KERNELS[dtype], max_rows), g in members
+            )
+            for g in [*members, *also]
+        ]
+        unseen = _predict_others(members, sources)
+        reports += unseen
+        shipped += _shipped(members, sources, unseen)
     return reports, shipped
 
 
-def _predict_others(members: Sequence[Group], fits: Sequence[Fitted]) -> list[Unseen]:
-    archs = [g.rows.device.arch for g in members]
+def _source(group: Group, kernels: str, max_rows: int) -> Source:
+    fits = fit_by_tokens(group.rows, group.dtype, kernels, max_rows)
+    return Source(group.gpu, group.rows.device, fits, is_loop=group.engine != "vidur")
+
+
+def _predict_others(members: Sequence[Group], sources: Sequence[Source]) -> list[Unseen]:
     result = []
     for group in members:
         table, device = group.rows
-        others = [(a, f) for a, f, g in zip(archs, fits, members, strict=True) if g.gpu != group.gpu]
-        if others:
-            p = transfer(others, device.arch).params
-            predicted = predict_s(table, device, group.dtype, p, TRANSFER_KERNELS[group.dtype])
+        others = [s for s in sources if s.gpu != group.gpu]
+        if any(s.is_loop for s in others):
+            kernels = TRANSFER_KERNELS[group.dtype]
+            few, many = (
+                predict_s(table, device, group.dtype, transfer(others, device, above).params, kernels)
+                for above in (False, True)
+            )
+            predicted = np.where(table["m"] <= FEW_TOKENS, few, many)
             measured = table["latency_us"] * 1e-6
             result.append(Unseen(group, table["m"], predicted, measured, np.zeros(len(measured))))
     return [u._replace(half_width=np.full(len(u.m), _width_of_others(result, u.group.gpu))) for u in result]
@@ -212,22 +296,23 @@ def _width_of_others(reports: Sequence[Unseen], gpu: str) -> float:
     return quantile_90(np.concatenate(others or [u.log_error for u in reports]))
 
 
-def _shipped(members: Sequence[Group], fits: Sequence[Fitted], unseen: Sequence[Unseen]) -> Iterator[OperatorFit]:
-    """A fit for each architecture seen, and one for any other, named by ``engine``."""
-    dtype, archs = members[0].dtype, [g.rows.device.arch for g in members]
+def _shipped(members: Sequence[Group], sources: Sequence[Source], unseen: Sequence[Unseen]) -> Iterator[OperatorFit]:
+    """A fit for each architecture of a bundled profile, and one for any other, named by ``engine``."""
+    dtype = members[0].dtype
     errors = np.concatenate([u.log_error for u in unseen]) if unseen else np.array([0.5])
     tables = [g.rows.table for g in members]
-    for arch in (*sorted(set(archs)), "any"):
-        mean = transfer(list(zip(archs, fits, strict=True)), arch)
+    for arch, device in _typical_devices():
+        few, many = (transfer(sources, device, above) for above in (False, True))
+        above = {ABOVE + name: value for name, value in many.params.model_dump().items() if name in many.names}
         yield OperatorFit(
             operator="gemm",
             engine=arch,
             version="",
             dtype=dtype,
             variant=TRANSFER_KERNELS[dtype],
-            params=mean.params.model_dump(),
-            fitted=mean.names,
-            covariance=tuple(tuple(row) for row in np.diag(mean.log_sd**2).tolist()),
+            params={**few.params.model_dump(exclude_defaults=True), **above},
+            fitted=(*few.names, *(ABOVE + name for name in many.names)),
+            covariance=((*(few.log_sd**2).tolist(), *(many.log_sd**2).tolist()),),
             log_sd=float(np.sqrt(np.mean(errors**2))),
             quantile_90=quantile_90(errors),
             points=sum(len(t["m"]) for t in tables),
@@ -238,6 +323,18 @@ def _shipped(members: Sequence[Group], fits: Sequence[Fitted], unseen: Sequence[
             source=f"mean of the fits of other GPUs: {members[0].source}",
             date=DATE,
         )
+
+
+def _typical_devices() -> Iterator[tuple[str, HardwareProfile]]:
+    """For each architecture its profile with the median clock, and the same of all of them for any other."""
+    nvidia = [d for d in map(load_hardware, hardware_names()) if d.vendor == "NVIDIA"]
+    for arch in sorted({d.arch for d in nvidia}):
+        yield arch, _with_median_clock([d for d in nvidia if d.arch == arch])
+    yield "any", _with_median_clock(nvidia).model_copy(update={"arch": "any"})
+
+
+def _with_median_clock(devices: Sequence[HardwareProfile]) -> HardwareProfile:
+    return sorted(devices, key=lambda d: d.clock_hz.value)[len(devices) // 2]
 
 
 def _pooled(parts: Sequence[Unseen]) -> Any:
@@ -286,15 +383,10 @@ def report_rows(reports: Sequence[Unseen], split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def gemm_heldout_report(data_dir: Path, max_rows: int = 2000) -> list[dict[str, Any]]:
-    """Fit everything anew and report errors on unseen shapes, on unseen GPUs, and there with weights from memory."""
-    found = list(gemm_groups(data_dir))
-    layers = [g for g in found if g.engine == "vidur"]
-    loops = [g for g in found if g.engine != "vidur"]
-    others, _ = leave_one_gpu_out(loops, max_rows)
+def gemm_unseen_gpu_report(data_dir: Path, max_rows: int = 2000) -> list[dict[str, Any]]:
+    """Fit everything anew and report errors on unseen GPUs, and there with weights from memory."""
+    others, _ = leave_one_gpu_out(list(gemm_groups(data_dir)), max_rows)
     return [
-        *report_rows([fit_group(g, max_rows)[1] for g in loops], "unseen shapes"),
-        *report_rows([fit_group(g, max_rows)[1] for g in layers], "unseen models"),
         *report_rows(others, "unseen GPU"),
         *report_rows([from_memory(u) for u in others], "unseen GPU, weights from memory"),
     ]
@@ -316,7 +408,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"m <= {SMALL_M}: {small.mape:.3f}, all: {fit.heldout}",
                 flush=True,
             )
-    reports, shipped = leave_one_gpu_out([g for g in found if g.engine != "vidur"])
+    reports, shipped = leave_one_gpu_out(found)
     save_operator_fits("transferred", shipped)
     for row in report_rows([from_memory(u) for u in reports], "unseen GPU, weights from memory"):
         if row["tokens"] == "small":

@@ -49,7 +49,7 @@ def _least(
     operator: str, rows: Table, device: HardwareProfile, facts: Mapping[str, str]
 ) -> tuple[Float | float, Float | float, Float | float]:
     """Seconds of arithmetic at peak, bytes that must move, and bytes that a loop goes through before it repeats."""
-    dtype = facts["dtype"]
+    dtype = facts.get("dtype", "")  # element-wise operations need none
     if operator == FORWARD:
         weights = np.full(len(rows["gpu"]), least_bytes(facts["model"], facts["weights"]))
         return 0.0, weights, weights

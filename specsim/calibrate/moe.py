@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from specsim.calibrate.frame import Form, Found, fit_kernel
+from specsim.calibrate.frame import Form, Found, Sizes, fit_kernel
 from specsim.calibrate.operators import Table, groups, read_table, with_family
 from specsim.calibrate.transfer import both_reports
 from specsim.cost.fits import profile_name
@@ -31,6 +31,7 @@ BOUNDS: Final = {  # start, least, most
     "spread": (1.0, 0.1, 20.0),
     "rank_skew": (0.1, 1e-3, 1.0),
 }
+SIZES: Final = Sizes(("num_tokens",), (16, 64, 256, 512))
 RANGED: Final = ("num_tokens", "hidden", "inter", "topk", "n_experts", "tp", "ep")
 
 
@@ -47,7 +48,7 @@ def fit_moe(table: Table) -> Iterator[Found]:
 
         rows["gated"] = is_gated(kernel, engine, version, rows)
         names = {"gpu": gpu, "operator": f"moe {kernel}", "engine": engine, "version": version, "dtype": dtype}
-        yield fit_kernel([Form(BOUNDS, {}, times)], rows, ("model",), RANGED, **names, variant=kernel)
+        yield fit_kernel([Form(BOUNDS, {}, times)], rows, ("model",), RANGED, SIZES, **names, variant=kernel)
 
 
 def is_gated(kernel: str, engine: str, version: str, rows: Table) -> Float:

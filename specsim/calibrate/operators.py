@@ -7,18 +7,28 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specsim.cost.fits import DeviceFit, HeldOut, OperatorFit, profile_name
+from specsim.cost.fits import DeviceFit, HeldOut, OperatorFit, Widths, profile_name
 from specsim.documents import parse, read_json
 from specsim.errors import InputError
 from specsim.hardware import hwprofiles_dir
 from specsim.work import Float
 
 Table = Mapping[str, NDArray[Any]]
+REASON_CHARS: Final = 120
+
+
+class Prediction(NamedTuple):
+    """Seconds and half-width in log time of every row, NaN where refused; and the reason there, else an empty word."""
+
+    time_s: Float
+    half_width: Float
+    refused: NDArray[np.str_]
+
 
 SOURCE: Final = "ai-dynamo/aiconfigurator kernel tables @095f58a (Apache-2.0)"
 VIDUR_SOURCE: Final = "microsoft/vidur profiling tables @7d47513 (MIT), kernel times of a profiler trace"
@@ -109,6 +119,24 @@ def split_unseen(table: Table, families: Sequence[str], fold: int = 0, share: fl
     return unseen
 
 
+def leave_out(table: Table, families: Sequence[str], num_folds: int) -> tuple[NDArray[np.bool_], ...]:
+    """For each fold the rows that it leaves out: every value of each column in ``families`` is left out by one fold.
+
+    Which one its hash says, so a value belongs to the same fold in every table.
+
+    >>> [mask.tolist() for mask in leave_out({"n": np.array([128, 1024, 128])}, ["n"], 2)]
+    [[False, False, False], [True, True, True]]
+    """
+    result = [np.zeros(len(next(iter(table.values()))), dtype=bool) for _ in range(num_folds)]
+    for family in families:
+        values, code = np.unique(table[family], return_inverse=True)
+        texts = [f"{v:g}" if isinstance(v, int | float) else str(v) for v in values.tolist()]
+        folds = np.array([int(_hash_share(f"{family}:{text}") * num_folds) for text in texts])[code]
+        for fold, mask in enumerate(result):
+            mask |= folds == fold
+    return tuple(result)
+
+
 def _hash_share(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2.0**64
 
@@ -174,6 +202,23 @@ def quantile_90(log_errors: Float) -> float:
     return float(ordered[min(int(np.ceil((len(ordered) + 1) * 0.9)), len(ordered)) - 1])
 
 
+LEAST_FOR_WIDTH: Final = 200
+"""Rows of a size from which its own half-width is taken; fewer have that of all sizes."""
+
+
+def widths_by_size(table: Table, columns: Sequence[str], edges: Sequence[float], log_errors: Float) -> Widths:
+    """The half-width that held 90 % of the errors, for each range of the columns' product.
+
+    >>> table = {"m": np.repeat([1.0, 100.0], 300)}
+    >>> widths_by_size(table, ["m"], [16, 1000], np.repeat([0.1, 0.2], 300)).half_widths
+    (0.1, 0.2, 0.2)
+    """
+    size = np.searchsorted(edges, np.prod([table[name] for name in columns], axis=0))
+    parts = [log_errors[size == i] for i in range(len(edges) + 1)]
+    found = tuple(quantile_90(part if len(part) >= LEAST_FOR_WIDTH else log_errors) for part in parts)
+    return Widths(columns=tuple(columns), edges=tuple(edges), half_widths=found)
+
+
 def heldout(predicted_s: Float, measured_s: Float, half_width: float | Float) -> HeldOut:
     """Errors and interval coverage of predictions; ``half_width`` in log time.
 
@@ -204,8 +249,16 @@ def rounded(fit: OperatorFit) -> OperatorFit:
         "covariance": tuple(tuple(float(f"{v:.2g}") for v in row) for row in _diagonal_alone(fit.covariance)),
         "log_sd": _short(fit.log_sd),
         "quantile_90": _short(fit.quantile_90),
+        "widths": _short_widths(fit.widths),
     }
+    if learned := fit.residual:
+        short = {"log_sd": _short(learned.log_sd), "quantile_90": _short(learned.quantile_90)}
+        update["residual"] = learned.model_copy(update={**short, "widths": _short_widths(learned.widths)})
     return fit.model_copy(update=update)
+
+
+def _short_widths(widths: Widths | None) -> Widths | None:
+    return widths and widths.model_copy(update={"half_widths": tuple(map(_short, widths.half_widths))})
 
 
 def _diagonal_alone(covariance: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
@@ -235,7 +288,8 @@ def merge_fits(path: Path, device: str, fits: Iterable[OperatorFit]) -> Path:
     if known.device != name:
         raise InputError(path.name, f"must hold fits of {name}", known.device)
     merged = known.merged(fits)
-    lines = ",\n".join(json.dumps(rounded(fit).model_dump(mode="json")) for fit in merged.fits)  # diffs read
+    short = (rounded(fit).model_dump(mode="json", exclude_none=True) for fit in merged.fits)
+    lines = ",\n".join(map(json.dumps, short))  # diffs read
     partial = path.with_suffix(f".{os.getpid()}.part")
     partial.write_text(f'{{"device": {json.dumps(name)}, "fits": [\n{lines}\n]}}\n', encoding="utf-8")
     partial.replace(path)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specsim.calibrate.elementwise import KV_SHARE, OPS
 from specsim.calibrate.moe import is_gated
-from specsim.calibrate.operators import Table, select
+from specsim.calibrate.operators import REASON_CHARS, Prediction, Table, select
 from specsim.cost.fits import DeviceFit, OperatorFit, find_fit, load_fit, profile_name
 from specsim.cost.operators.allreduce import AllReduceParams, allreduce_time_s
-from specsim.cost.operators.attention import DecodeParams, decode_operators, decode_time_s, kernel_family
+from specsim.cost.operators.attention import decode_from_fit, decode_operators, kernel_family, kv_element_bytes
 from specsim.cost.operators.elementwise import ElementwiseParams, elementwise_time_s, moved_bytes
 from specsim.cost.operators.gemm import gemm_from_fit
 from specsim.cost.operators.moe import MoeParams, moe_time_s
@@ -22,25 +22,15 @@ from specsim.errors import InputError
 from specsim.hardware import HardwareProfile, hardware_names, load_hardware
 from specsim.work import Float
 
-
-class Prediction(NamedTuple):
-    """Seconds and half-width in log time of every row, NaN where refused; and the reason there, else an empty word."""
-
-    time_s: Float
-    half_width: Float
-    refused: NDArray[np.str_]
-
-
-REASON_CHARS: Final = 120
 _KEYS: Final = ("gpu", "engine", "version", "kernel", "dtype", "kv_dtype", "op")
-_Times = Callable[[Table, HardwareProfile, Mapping[str, str], OperatorFit], Float]
+_Times = Callable[[Table, HardwareProfile, Mapping[str, str], OperatorFit, bool], tuple[Float, Float | float]]
 
 
-def predict_rows(operator: str, table: Table, own: DeviceFit | None = None) -> Prediction:
+def predict_rows(operator: str, table: Table, own: DeviceFit | None = None, residual: bool = True) -> Prediction:
     """Every row of a table whose ``operator`` is a key of ``TIMES``, as a benchmark of single calls would time it.
 
     The device's own fit of the row's kernel is used, of its engine and version where there is one; else what transfers.
-    ``own`` goes before them all on its device.
+    ``own`` goes before them all on its device. With ``residual``, learned corrections are applied where there are any.
     """
     num = len(next(iter(table.values())))
     time_s, half = np.full(num, np.nan), np.full(num, np.nan)
@@ -63,11 +53,11 @@ def predict_rows(operator: str, table: Table, own: DeviceFit | None = None) -> P
             mask = kernels == kernel
             try:
                 fit = _known_fit(device, operator, str(kernel), facts, own)
-                time_s[rows[mask]] = TIMES[operator](select(part, mask), device, facts, fit)
+                seconds, width = TIMES[operator](select(part, mask), device, facts, fit, residual)
             except InputError as error:
                 refused[rows[mask]] = str(error)[:REASON_CHARS]
                 continue
-            half[rows[mask]], refused[rows[mask]] = fit.quantile_90, ""
+            time_s[rows[mask]], half[rows[mask]], refused[rows[mask]] = seconds, width, ""
     return Prediction(time_s, half, refused)
 
 
@@ -116,32 +106,53 @@ def _fit(
     return None
 
 
-def _decode(rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit) -> Float:
-    return decode_time_s(rows, device, facts["kv_dtype"], DecodeParams(**fit.params), resident=True)
+def _decode(
+    rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit, residual: bool
+) -> tuple[Float, Float | float]:
+    stored = fit.model_copy(update={"dtype": facts["kv_dtype"]})  # a cache's bytes are its own, whoever lent the fit
+    seconds, width = decode_from_fit(rows, device, stored, True, residual)
+    copies = np.maximum(*(rows.get(n, np.ones(len(seconds))) for n in ("calls", "weight_copies")))
+    cache = rows["batch"] * (rows["context"] + rows["q_len"]) * rows["n_kv_heads"] * 2 * rows["head_dim"]
+    cold = (copies > 1) & (copies * cache * kv_element_bytes(facts["kv_dtype"]) > device.l2_bytes.value)
+    if cold.any():  # calls in one graph, each with a cache of its own that the others have pushed out of the L2
+        cold_s, cold_width = decode_from_fit(rows, device, stored, False, residual)
+        return np.where(cold, cold_s, seconds), np.where(cold, cold_width, width)
+    return seconds, width
 
 
-def _prefill(rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit) -> Float:
+def _prefill(
+    rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit, _: bool
+) -> tuple[Float, Float | float]:
     p = PrefillParams(**fit.params)
-    return prefill_time_s(rows, device, facts["dtype"], p, facts["kv_dtype"], alone=True)
+    return prefill_time_s(rows, device, facts["dtype"], p, facts["kv_dtype"], alone=True), fit.half_width(rows)
 
 
-def _moe(rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit) -> Float:
+def _moe(
+    rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit, _: bool
+) -> tuple[Float, Float | float]:
     gated = is_gated(facts["kernel"], facts["engine"], facts["version"], rows)
-    return moe_time_s({**rows, "gated": gated}, device, facts["dtype"], MoeParams(**fit.params))
+    seconds = moe_time_s({**rows, "gated": gated}, device, facts["dtype"], MoeParams(**fit.params))
+    return seconds, fit.half_width(rows)
 
 
-def _allreduce(rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit) -> Float:
-    return allreduce_time_s(rows, device, AllReduceParams(**fit.params))
+def _allreduce(
+    rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit, _: bool
+) -> tuple[Float, Float | float]:
+    return allreduce_time_s(rows, device, AllReduceParams(**fit.params)), fit.half_width(rows)
 
 
-def _elementwise(rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit) -> Float:
+def _elementwise(
+    rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit, _: bool
+) -> tuple[Float, Float | float]:
     share: Any = np.array([KV_SHARE.get(m, 1.0) for m in rows["model"].tolist()])
-    moved = moved_bytes(facts["op"], {**rows, "kv_share": share})
-    return elementwise_time_s({"bytes": moved}, device, ElementwiseParams(**fit.params))
+    moved = {"bytes": moved_bytes(facts["op"], {**rows, "kv_share": share})}
+    return elementwise_time_s(moved, device, ElementwiseParams(**fit.params)), fit.half_width(moved)
 
 
-def _gemm(rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit) -> Float:
-    return gemm_from_fit(rows, device, fit, resident=True)[0]
+def _gemm(
+    rows: Table, device: HardwareProfile, facts: Mapping[str, str], fit: OperatorFit, residual: bool
+) -> tuple[Float, Float | float]:
+    return gemm_from_fit(rows, device, fit, True, residual)
 
 
 TIMES: Final[Mapping[str, _Times]] = {

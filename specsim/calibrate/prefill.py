@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from specsim.calibrate.attention import RANGED, with_heads
-from specsim.calibrate.frame import Form, Found, fit_kernel
+from specsim.calibrate.frame import Form, Found, Sizes, fit_kernel
 from specsim.calibrate.operators import Table, groups, read_table
 from specsim.calibrate.transfer import both_reports
 from specsim.cost.fits import profile_name
@@ -16,6 +16,7 @@ from specsim.cost.operators.prefill import PrefillParams, prefill_time_s
 from specsim.hardware import HardwareProfile, hardware_names, load_hardware
 from specsim.work import Float
 
+SIZES: Final = Sizes(("batch", "q_len"), (64, 512, 4096, 16384, 65536))
 BOUNDS: Final = {  # start, least, most
     "launch_s": (1e-5, 1e-6, 1e-4),
     "dim_exponent": (0.1, 1e-3, 1.5),
@@ -48,7 +49,7 @@ def fit_prefill(table: Table) -> Iterator[Found]:
         stored = dtype if dtype == kv_dtype else f"{dtype}, {kv_dtype} cache"
         names = {"gpu": gpu, "operator": operator, "engine": engine, "version": version, "dtype": stored}
         forms = _forms(device, dtype, kv_dtype)
-        yield fit_kernel(forms, rows, ("heads",), RANGED, **names, variant=kernel)
+        yield fit_kernel(forms, rows, ("heads",), RANGED, SIZES, **names, variant=kernel)
 
 
 def _forms(device: HardwareProfile, dtype: str, kv_dtype: str) -> list[Form]:

@@ -12,8 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specsim.calibrate.operators import Table
-from specsim.calibrate.predict import REASON_CHARS, Prediction
+from specsim.calibrate.operators import REASON_CHARS, Prediction, Table
 from specsim.cost.fits import profile_name
 from specsim.cost.model import pass_cost
 from specsim.cost.serving import SCHEDULING, Load, Scheduling, Served, StepTimes, cache_slots, closed_loop, step_times

@@ -71,7 +71,7 @@ _WORDS: Final = (
 )
 _NUMBERS: Final = (
     *dict.fromkeys(name for names in KINDS.values() for name in names),
-    *("weight_copies", "head_dim", "latency_us", "latency_ms", "gated", "ttft_ms", "moe_tp", "moe_ep"),
+    *("weight_copies", "calls", "head_dim", "latency_us", "latency_ms", "gated", "ttft_ms", "moe_tp", "moe_ep"),
 )
 _TRUTHS: Final = {"": "nan", "none": "nan", "true": "1", "false": "0"}
 _SAME: Final = {"bf16": "bfloat16", "fp16": "float16", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -31,9 +31,9 @@ def transfer(found: Sequence[Found]) -> tuple[list[Unseen], list[OperatorFit]]:
     kin = [f for f in found if load_hardware(profile_name(f.gpu)).vendor == VENDOR]
     for key in sorted({(f.fit.operator, f.fit.dtype) for f in kin}):
         members = [f for f in kin if (f.fit.operator, f.fit.dtype) == key]
-        unseen = list(_predict_others(members))
+        unseen = list(_predict_others(members, kin))
         reports += unseen
-        shipped += _shipped(members, unseen)
+        shipped += _shipped(members, unseen, kin)
     return reports, shipped
 
 
@@ -53,16 +53,41 @@ def mean_params(fits: Sequence[tuple[str, OperatorFit]], arch: str) -> tuple[dic
     return params, dict(zip(names, spread.tolist(), strict=True))
 
 
+def with_usual_efficiencies(params: dict[str, float], fits: Iterable[OperatorFit]) -> dict[str, float]:
+    """Shares of the datasheet's rates raised to the median of the operator's kernels.
+
+    A kernel that reaches a fifth of them on one architecture was not made for it, which says nothing about another.
+
+    >>> slow, usual = {"dram_efficiency": 0.2, "launch_s": 1e-5}, {"dram_efficiency": 0.8}
+    >>> from types import SimpleNamespace as Fit
+    >>> with_usual_efficiencies(slow, [Fit(params=usual), Fit(params=usual), Fit(params=slow)])
+    {'dram_efficiency': 0.8, 'launch_s': 1e-05}
+    """
+    known = list(fits)
+    for name in ("dram_efficiency", "tensor_efficiency"):
+        if name in params:
+            usual = float(np.median([fit.params[name] for fit in known if name in fit.params]))
+            params = {**params, name: max(params[name], usual)}
+    return params
+
+
+def _operator(fit: OperatorFit) -> str:
+    return fit.operator.split()[0]
+
+
 def _arch(found: Found) -> str:
     return load_hardware(profile_name(found.gpu)).arch
 
 
-def _predict_others(members: Sequence[Found]) -> Iterator[Unseen]:
+def _predict_others(members: Sequence[Found], every: Sequence[Found]) -> Iterator[Unseen]:
     pairs = []
     for one in members:
         others = [(_arch(f), f.fit) for f in members if f.gpu != one.gpu]
         if others:
             params, _ = mean_params(others, _arch(one))
+            if _arch(one) not in [arch for arch, _ in others]:
+                alike = [f.fit for f in every if f.gpu != one.gpu and _operator(f.fit) == _operator(one.fit)]
+                params = with_usual_efficiencies(params, alike)
             measured = one.rows["latency_us"] * 1e-6
             chosen = np.random.default_rng(0).permutation(len(measured))[:_SAMPLE]
             rows = {name: values[chosen] for name, values in one.rows.items()}
@@ -74,7 +99,7 @@ def _predict_others(members: Sequence[Found]) -> Iterator[Unseen]:
         yield Unseen(one.unseen.key, predicted, measured, np.full(len(measured), width))
 
 
-def _shipped(members: Sequence[Found], unseen: Sequence[Unseen]) -> Iterator[OperatorFit]:
+def _shipped(members: Sequence[Found], unseen: Sequence[Unseen], every: Sequence[Found]) -> Iterator[OperatorFit]:
     pairs = [(_arch(f), f.fit) for f in members]
     errors = np.concatenate([np.log(u.measured_s / u.predicted_s) for u in unseen] or [np.zeros(0)])
     judged = None
@@ -86,6 +111,8 @@ def _shipped(members: Sequence[Found], unseen: Sequence[Unseen]) -> Iterator[Ope
     archs = sorted({a for a, _ in pairs})
     for arch in (*(archs if len(archs) > 1 else []), ANY):  # the mean of one architecture is the mean of all
         params, spread = mean_params(pairs, arch)
+        if arch == ANY:
+            params = with_usual_efficiencies(params, (f.fit for f in every if _operator(f.fit) == _operator(first)))
         ranges = {
             n: (min(f.fit.valid_range[n][0] for f in members), max(f.fit.valid_range[n][1] for f in members))
             for n in first.valid_range

@@ -57,7 +57,7 @@ def _judged(path: Path, op: str, fit: Path | None, anchor: Path | None) -> dict[
     return {
         "table": str(path),
         "operators": operators,
-        **report(judge(measured, read_fit(fit) if fit else None, points)),
+        **report(judge(measured, read_fit(fit) if fit else None, anchor=points)),
         **report_beside(measured, points),
         "assumed": measured.assumed,
     }

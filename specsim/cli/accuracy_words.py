@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 UNSEEN: Final = ("unseen shapes", "unseen models", "unseen head configurations", "unseen sizes")
+CORRECTED: Final = ("unseen shapes, corrected", "unseen models, corrected", "unseen head configurations, corrected")
 UNSEEN_GPU: Final = "unseen GPU"
 FROM_MEMORY: Final = "unseen GPU, weights from memory"
 
@@ -15,26 +16,38 @@ class Target(NamedTuple):
     what: str
     most: float
     row: dict[str, Any]
-    note: str = ""
 
 
 TARGETS: Final = (
     Target(
-        "dense layers, all dtypes, m <= 512, shapes never seen",
+        "dense layers, all dtypes, m <= 512, shapes never seen, formula alone",
         0.07,
         {"operator": "gemm", "split": "unseen shapes", "tokens": "small"},
-        "4.5 % with a learned residual",
     ),
     Target(
-        "layers of real models (kernels of 2024), m <= 512, models never seen",
+        "the same, with the learned correction",
+        0.045,
+        {"operator": "gemm", "split": "unseen shapes, corrected", "tokens": "small"},
+    ),
+    Target(
+        "layers of real models (kernels of 2024), m <= 512, models never seen, formula alone",
         0.07,
         {"operator": "layer gemm", "split": "unseen models", "tokens": "small"},
     ),
     Target(
-        "decode attention, head configurations never seen",
+        "the same, with the learned correction",
+        0.07,
+        {"operator": "layer gemm", "split": "unseen models, corrected", "tokens": "small"},
+    ),
+    Target(
+        "decode attention, head configurations never seen, formula alone",
         0.07,
         {"operator": "attention_decode", "split": "unseen head configurations"},
-        "2.4 % with a learned residual",
+    ),
+    Target(
+        "the same, with the learned correction",
+        0.024,
+        {"operator": "attention_decode", "split": "unseen head configurations, corrected"},
     ),
     Target(
         "a GPU never seen, bf16 dense layers, m <= 512, weights from memory",
@@ -53,7 +66,8 @@ TARGETS: Final = (
     ),
 )
 COVERED: Final = (
-    ("90 % intervals, shapes never seen, all operators", UNSEEN, 0.85, 0.95),
+    ("90 % intervals, shapes never seen, all operators, formulas alone", UNSEEN, 0.85, 0.95),
+    ("the same, with the learned corrections", CORRECTED, 0.85, 0.95),
     ("90 % intervals, GPUs never seen, all operators", (UNSEEN_GPU,), 0.80, 0.97),
 )
 HEAD: Final = """\
@@ -65,20 +79,25 @@ kernel tables, Vidur's layer profiles) are not part of this repository.
 
 Errors are absolute, relative to the measured time. Bias is the mean signed error: above zero, predictions are too
 slow. *Unseen* means left out by structure: whole values of n and k, whole head configurations, whole models, whole
-GPUs, never rows at random; each of the folds is judged by an interval made from the other folds. *Seen* means the
-bundled fits on the rows that they were made of. All figures are of single operators in loop benchmarks, weighted by
-rows: a row that several folds leave out counts in each. The tables hold many rows of the same shape at many token
-counts, and a whole model is another question.
+GPUs, never rows at random. Every value is left out by one of six folds (dense layers) or five (the others), and a row
+is unseen where any of its values is; each fold is judged by intervals made from the other folds. *Corrected* means with
+the learned correction on top of the formula: both are made anew for every fold, from the rows that it keeps. *Seen*
+means the bundled fits on the rows that they were made of. All figures are of single operators in loop benchmarks,
+weighted by rows: a row that two folds leave out counts in each. The tables hold many rows of the same shape at many
+token counts, and a whole model is another question.
 
-Two things keep the page at minutes: its dense-layer fits are made from 700 rows each, drawn with a fixed seed (the
-bundled ones from 2000), and the other operators' from at most 800 a fold. All rows left out are judged, but for GPUs
-never seen, where operators other than dense layers are judged on at most 4000 rows a fit.
+Three things keep the page at minutes: formulas of a fold are made from 1000 rows of dense layers, drawn with a fixed
+seed (the bundled ones from 2000), and from at most 800 of the other operators; and the kernel family of dense layers,
+one of nine, is the bundled fit's. All rows left out are judged, but for GPUs never seen, where operators other than
+dense layers are judged on at most 4000 rows a fit.
 
 ## Targets, and what was reached
 """
 ANALYTIC: Final = """\
-No residual is shipped: every figure is that of the analytic form alone. Whole passes of consumer and edge GPUs
-are not on this page.
+The corrections are small networks in `hwprofiles/residual.*.npz`, for kernels that were measured on the GPUs that were
+measured; everywhere else the formula stands alone. They know shapes, tiles and caches but no bandwidth and no peak.
+Measuring again changes bf16 dense layers by about 2 %: see the noise floor. Whole passes of consumer and edge
+GPUs are not on this page.
 
 ![mean and median error by operator](images/accuracy_operators.png)
 """
@@ -88,17 +107,17 @@ TOKENS: Final = """\
 
 Tokens of all sequences together. Dense layers past 512 weigh less in the fits: speculative decoding lives below.
 
-![mean error of dense layers on shapes never seen, by tokens and GPU](images/accuracy_tokens.png)
+![mean error of dense layers on shapes never seen, corrected, by tokens and GPU](images/accuracy_tokens.png)
 """
 GPU: Final = """\
 
 ## GPUs never seen
 
-Each GPU predicted from the other GPUs' fits and its datasheet. *Weights from memory* leaves out rows whose weights
-stay in the L2 of a loop benchmark, which no model does. H100 and H200 differ in their memory alone and predict each
-other, which flatters them and every pooled figure; A100 and RTX PRO 6000 show better what a new architecture may get,
-and there intervals can miss by far. The bundled interval for an architecture without any fit of attention, experts,
-all-reduce or element-wise operations is at least 0.5 in log time.
+Each GPU predicted from the other GPUs' fits and its datasheet, without corrections. *Weights from memory* leaves out
+rows whose weights stay in the L2 of a loop benchmark, which no model does. H100 and H200 differ in their memory alone
+and predict each other, which flatters them and every pooled figure; A100 and RTX PRO 6000 show better what a new
+architecture may get, and there intervals can miss by far. The bundled interval for an architecture without any fit of
+attention, experts, all-reduce or element-wise operations is at least 0.5 in log time.
 """
 SERVED_SPLITS: Final = (
     "served, unseen models",
@@ -136,8 +155,9 @@ MISSING: Final = """\
   noise; its interval is as wide.
 - Experts' rows of new kernels on one GPU only (nvfp4, mxfp4) have too few models for a sound judgement of unseen
   ones.
-- One interval serves all sizes of a kernel, so it is too wide at some numbers of tokens and too narrow at others; the
-  table by tokens shows where.
+- Intervals differ by ranges of tokens or bytes where a range has 200 rows, and not within a range.
+- Corrections of dense layers extrapolate least well: the largest and smallest n and k are each left out once here.
+- A layer whose weights no loop ever read from memory is not corrected when a model reads them from there.
 - Eager launches carry the host of the machine that measured them.
 - Several query tokens against a cache (verification) have a few public rows only, in `attention_verify.csv`; none was
   fitted.

@@ -5,15 +5,18 @@ A profile (``hwprofiles/<device>.toml``) holds facts; ``hwprofiles/<device>.fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from specsim.documents import Document
 from specsim.errors import InputError
 from specsim.hardware import HardwareProfile, hwprofiles_dir
+from specsim.work import Float
 
 PROFILE_OF: Final = {
     "A100-SXM-80GB": "a100-80gb-sxm",
@@ -47,6 +50,41 @@ class HeldOut(Document):
     rows: int
 
 
+class Widths(Document):
+    """Half-widths in log time by size: of rows whose columns multiply to at most each edge, and last of those above.
+
+    >>> by_tokens = Widths(columns=("batch", "q_len"), edges=(16, 64), half_widths=(0.1, 0.2, 0.3))
+    >>> by_tokens.at({"batch": [2, 16, 64], "q_len": [8, 4, 4]}).tolist()
+    [0.1, 0.2, 0.3]
+    """
+
+    columns: tuple[str, ...]
+    edges: tuple[float, ...]
+    half_widths: tuple[float, ...]
+
+    def at(self, columns: Mapping[str, Any]) -> Float:
+        """Half-width of every row."""
+        size = reduce(np.multiply, (np.asarray(columns[name], dtype=float) for name in self.columns))
+        return np.asarray(np.array(self.half_widths)[np.searchsorted(self.edges, size)])
+
+
+class Residual(Document):
+    """A correction learned on top of the fit, and what is left of the errors with it.
+
+    Attributes:
+        network: The file ``residual.<network>.npz`` that holds it.
+        copies: Most weights or caches that the loops behind it went round; 0 for whole layers, always from memory.
+        log_sd, quantile_90, widths, heldout: As of the fit, for formula and correction together.
+    """
+
+    network: str
+    copies: float = Field(ge=0)
+    log_sd: float = Field(ge=0)
+    quantile_90: float = Field(ge=0)
+    widths: Widths | None = None
+    heldout: HeldOut | None = None
+
+
 class OperatorFit(Document):
     """One operator on one device, by engine, version and dtype.
 
@@ -57,6 +95,8 @@ class OperatorFit(Document):
         fitted: Names of the parameters that were fitted; the others were held.
         log_sd: Spread of log(measured / predicted) of a single row of an unseen shape.
         quantile_90: Half-width in log time of the interval that held 90 % of the rows of unseen shapes.
+        widths: The same by size, where there are rows enough to tell.
+        residual: What is known of a learned correction; None where none was learned.
         points: Rows fitted.
         valid_range: Smallest and largest value of each column fitted; outside it the fit extrapolates.
     """
@@ -71,6 +111,8 @@ class OperatorFit(Document):
     covariance: tuple[tuple[float, ...], ...] = ()
     log_sd: float = Field(ge=0)
     quantile_90: float = Field(ge=0)
+    widths: Widths | None = None
+    residual: Residual | None = None
     points: int = Field(ge=0)
     valid_range: dict[str, tuple[float, float]]
     heldout: HeldOut | None = None
@@ -81,6 +123,10 @@ class OperatorFit(Document):
     def key(self) -> tuple[str, str, str, str]:
         """What tells one fit of a device from another: operator, engine, version, dtype."""
         return self.operator, self.engine, self.version, self.dtype
+
+    def half_width(self, columns: Mapping[str, Any]) -> Float | float:
+        """Half of the 90 % interval of the formula alone, in log time: of every row where it differs by size."""
+        return self.quantile_90 if self.widths is None else self.widths.at(columns)
 
 
 class DeviceFit(Document):
@@ -140,7 +186,7 @@ def find_fit(
 
     >>> from specsim.hardware import load_hardware
     >>> find_fit(load_hardware("l40s"), "gemm", "bfloat16").engine
-    'any'
+    'Ada'
     """
     transferred = load_fit("transferred")
     names = (dtype, *_SAME_KERNELS.get(dtype, ()))

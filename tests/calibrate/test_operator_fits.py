@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specsim.calibrate.gemm import Fitted, Rows, fit_gemm, impossible, params_of, predict_s
-from specsim.calibrate.gemm_fits import Group, Unseen, report_rows, transfer, up_to
+from specsim.calibrate.gemm import STARTS, Fitted, Rows, fit_gemm, impossible, params_of, predict_s
+from specsim.calibrate.gemm_fits import Group, Source, Unseen, report_rows, transfer, up_to
 from specsim.calibrate.operators import (
     fit_params,
     groups,
     heldout,
+    leave_out,
     quantile_90,
     read_table,
     save_operator_fits,
@@ -78,6 +79,14 @@ def test_the_split_leaves_out_whole_values() -> None:
         assert table["n"][row] not in seen["n"] or table["k"][row] not in seen["k"]
     again = split_unseen({name: column.astype(int) for name, column in table.items()}, ("n", "k"), 0, 0.3)
     assert (again == unseen).all()
+
+
+def test_every_value_is_left_out_once() -> None:
+    table = {"n": 2.0 ** np.arange(7, 17), "k": np.full(10, 4096.0)}
+    masks = np.stack(leave_out(table, ("n",), 4))
+    assert (masks.sum(axis=0) == 1).all()
+    apart = {"n": table["n"][::-1], "k": np.zeros(10)}  # the same fold in every table
+    assert (np.stack(leave_out(apart, ("n",), 4))[:, ::-1] == masks).all()
 
 
 def test_groups_cut_without_loss() -> None:
@@ -158,7 +167,7 @@ TRUTH = {
 
 def test_a_fit_finds_the_formula_behind_its_rows() -> None:
     rows = invented(TRUTH)
-    fit = fit_gemm([rows], "bfloat16", "one-tile", starts=1)
+    fit = fit_gemm([rows], "bfloat16", "one-tile", starts=STARTS[:1])
     found = predict_s(rows.table, H100, "bfloat16", fit.params, "one-tile") * 1e6
     assert np.mean(np.abs(found / rows.table["latency_us"] - 1)) < 0.01
     assert fit.params.tensor_efficiency == pytest.approx(0.7, rel=0.12)  # padding costs much the same
@@ -176,11 +185,28 @@ def fitted(**changed: float) -> Fitted:
     return Fitted("one-tile", params_of(tuple(values), np.log(list(values.values()))), tuple(values), np.eye(9), 0.1)
 
 
-def test_a_device_borrows_from_its_architecture_else_from_each_once() -> None:
-    fits = [("Hopper", fitted(dram_efficiency=0.8)), ("Hopper", fitted(dram_efficiency=0.8))]
-    fits += [("Ampere", fitted(dram_efficiency=0.2))]
-    assert transfer(fits, "Hopper").params.dram_efficiency == pytest.approx(0.8)
-    assert transfer(fits, "Ada").params.dram_efficiency == pytest.approx(0.4)  # the geometric mean of 0.8 and 0.2
+def source(device: str, is_loop: bool = True, **changed: float) -> Source:
+    fit = fitted(**changed)
+    return Source(device, load_hardware(device), (fit, fit), is_loop)
+
+
+def test_a_device_borrows_from_its_architecture() -> None:
+    sources = [source("h100-sxm", dram_efficiency=0.8), source("a100-80gb-sxm", dram_efficiency=0.2)]
+    assert transfer(sources, load_hardware("h200")).params == sources[0].fits[0].params
+
+
+def test_else_kernels_from_alike_sms_launches_from_all_and_bandwidth_from_the_nearest_year() -> None:
+    sources = [source("h100-sxm", dram_efficiency=0.8, tile_s=1e-7, smooth_waves=0.9)]
+    sources += [source("a100-80gb-sxm", dram_efficiency=0.7, tile_s=8e-7, smooth_waves=0.3)]
+    rtx = load_hardware("rtx-pro-6000")  # 2025: Hopper's 2022 is nearer than Ampere's 2020
+    found = transfer(sources, rtx).params
+    assert found.smooth_waves == pytest.approx(0.3) and found.dram_efficiency == pytest.approx(0.8)
+    assert found.tile_s * rtx.clock_hz.value == pytest.approx(8e-7 * 1.41e9)
+    assert found.launch_s * rtx.clock_hz.value == pytest.approx(3e-6 * np.sqrt(1.83e9 * 1.41e9))  # mean logarithm
+    a100 = load_hardware("a100-80gb-pcie")  # whole layers of another Ampere tell its bandwidth, and nothing else
+    layers = [sources[0], source("a40", is_loop=False, dram_efficiency=0.75, smooth_waves=0.1)]
+    assert transfer(layers, a100).params.dram_efficiency == pytest.approx(0.75)
+    assert transfer(layers, a100).params.smooth_waves == pytest.approx(0.9)
 
 
 def test_the_report_groups_by_tokens() -> None:

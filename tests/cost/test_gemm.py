@@ -178,11 +178,11 @@ def test_a_fit_gives_time_and_interval() -> None:
     columns = {"m": np.array([1.0, 64.0]), "n": np.full(2, 4096.0), "k": np.full(2, 4096.0)}
     known = find_fit(H100, "gemm", "bfloat16", "vllm")
     borrowed = find_fit(load_hardware("l40s"), "gemm", "bfloat16", "vllm")
-    assert known is not None and borrowed is not None and borrowed.engine == "any"
+    assert known is not None and borrowed is not None and borrowed.engine == "Ada"
     (seconds, width), (_, wide) = gemm_from_fit(columns, H100, known), gemm_from_fit(columns, H100, borrowed)
     # 33.6 MB / 3.352 TB/s = 10 us, and never below; what nobody measured is less certain
     assert (seconds > 10e-6).all() and (seconds < 20e-6).all()
-    assert 0.05 < width < 0.25 < wide
+    assert np.all((width > 0.02) & (width < 0.2)) and wide > 0.2
 
 
 def test_a_fit_may_have_other_kernels_above_64_tokens() -> None:

@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from specsim.cost.fits import OperatorFit
+from specsim.cost.residual import corrected
+from specsim.cost.shape_features import decode_features
 from specsim.documents import Document
 from specsim.errors import InputError
 from specsim.hardware import HardwareProfile
@@ -135,6 +138,30 @@ def decode_time_s(
     return np.asarray(start_s + split_s + slower_s + ramp_s + p.seq_s * batch)
 
 
+def decode_from_fit(
+    columns: Columns, device: HardwareProfile, fit: OperatorFit, resident: bool = False, residual: bool = True
+) -> tuple[Float, Float | float]:
+    """Seconds of each call as the fit has them, and the half-width of their 90 % interval in log time.
+
+    With ``residual`` the fit's learned correction is applied where it has one; without, the formula stands alone.
+
+    >>> from specsim.cost.fits import find_fit
+    >>> from specsim.hardware import load_hardware
+    >>> h100, shape = load_hardware("h100-sxm"), dict(batch=32, q_len=1, context=4095)
+    >>> fit = find_fit(h100, "attention_decode fa3 grouped", "bfloat16", "vllm")
+    >>> heads = dict(n_heads=32, n_kv_heads=8, head_dim=128)  # 537 MB take 160 us at the datasheet's bandwidth
+    >>> 1.6e-4 < float(decode_from_fit(shape | heads, h100, fit)[0]) < 2.1e-4
+    True
+    """
+    seconds = decode_time_s(columns, device, fit.dtype, DecodeParams(**fit.params), resident)
+    half_width = fit.half_width(columns)
+    if not residual:
+        return seconds, half_width
+    batch, q, context, _, kv_heads, dim = attention_columns(columns)
+    cache = batch * (context + q) * kv_heads * 2 * dim * kv_element_bytes(fit.dtype)
+    return corrected(seconds, half_width, columns, device, fit, decode_features, cache, resident)
+
+
 def _grid(units: Float, q: Float, group: Float, keys: Float, num_sms: float, p: DecodeParams) -> tuple[Float, ...]:
     """Blocks of keys per thread block, splits, waves, and query rows per thread block.
 
@@ -201,6 +228,8 @@ def kernel_family(engine: str, arch: str, columns: Columns, kernel: str = "") ->
 _FAMILY_OF_KERNEL: Final = {
     "triton": "triton",
     "flashinfer": "flashinfer",
+    "sdpa_cudnn": "fa3",  # cuDNN's fused kernels pipeline and split as FlashAttention-3 does
+    "sdpa_efficient": "triton",  # CUTLASS's memory-efficient attention: no split over keys for several queries
     "fa4": "fa4",
     "fa3": "fa3",
     "flash": "fa2",

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from specsim.cost.fits import OperatorFit
+from specsim.cost.residual import corrected
+from specsim.cost.shape_features import gemm_features
 from specsim.documents import Document
 from specsim.errors import InputError
 from specsim.hardware import Dtype, HardwareProfile
@@ -37,6 +39,9 @@ FEW_TOKENS: Final = 64
 """Libraries change kernels past a row tile of 64, so a fit may have parameters on either side of it."""
 ABOVE: Final = "above_64."
 _COLUMNS: Final = ("m", "n", "k", "weight_copies", "cuda_graph")
+FULL_SM_FLOPS_PER_CLOCK: Final = {"Hopper": 4096.0}
+"""Dense 16-bit FLOPs per clock of an SM, where some parts of the architecture are sold with less. Source: NVIDIA H100
+white paper, 989.4 TFLOP/s over 132 SMs at 1.83 GHz."""
 ROW_BLOCK: Final = 128.0
 CHUNK_ROWS: Final = 4096
 """Rows at a time: the arrays of a chunk stay in a core's cache."""
@@ -175,6 +180,12 @@ def math_flops_per_s(device: HardwareProfile, dtype: str) -> float:
     return device.peak(next((d for d in math if d in device.peak_flops_per_s), math[-1]))
 
 
+def _sm_flops_per_s(device: HardwareProfile) -> float:
+    """16-bit FLOP/s of a whole SM of the architecture: one sold with slower tensor cores (H20) loads as fast as ever."""
+    sold = math_flops_per_s(device, "bfloat16") / device.num_sms.value
+    return max(sold, FULL_SM_FLOPS_PER_CLOCK.get(device.arch, 0.0) * device.clock_hz.value)
+
+
 def gemm_time_s(
     columns: Mapping[str, NDArray[Any]],
     device: HardwareProfile,
@@ -214,9 +225,15 @@ def gemm_time_s(
 
 
 def gemm_from_fit(
-    columns: Mapping[str, NDArray[Any]], device: HardwareProfile, fit: OperatorFit, resident: bool = False
-) -> tuple[Float, float]:
+    columns: Mapping[str, NDArray[Any]],
+    device: HardwareProfile,
+    fit: OperatorFit,
+    resident: bool = False,
+    residual: bool = True,
+) -> tuple[Float, Float | float]:
     """Seconds of each row as the fit has them, and the half-width of their 90 % interval in log time.
+
+    With ``residual`` the fit's learned correction is applied where it has one; without, the formula stands alone.
 
     >>> from specsim.cost.fits import find_fit
     >>> from specsim.hardware import load_hardware
@@ -226,15 +243,23 @@ def gemm_from_fit(
     >>> float(gemm_from_fit(row, device, fit)[0][0].round(5))  # 235 MB
     8e-05
     """
+    seconds, half_width = _formula_s(columns, device, fit, resident), fit.half_width(columns)
+    if not residual:
+        return seconds, half_width
+    weights = np.asarray(columns["n"], dtype=float) * columns["k"] * format_of(fit.dtype).weight_bytes
+    return corrected(seconds, half_width, columns, device, fit, gemm_features, weights, resident)
+
+
+def _formula_s(columns: Mapping[str, NDArray[Any]], device: HardwareProfile, fit: OperatorFit, resident: bool) -> Float:
     few, many = params_by_tokens(fit.params)
     if few == many:
-        return gemm_time_s(columns, device, fit.dtype, few, fit.variant, resident), fit.quantile_90
+        return gemm_time_s(columns, device, fit.dtype, few, fit.variant, resident)
     is_few = np.asarray(columns["m"]) <= FEW_TOKENS
     result = np.empty(len(is_few))
     for p, rows in ((few, is_few), (many, ~is_few)):
         part = {name: columns[name][rows] for name in _COLUMNS if name in columns}
         result[rows] = gemm_time_s(part, device, fit.dtype, p, fit.variant, resident)
-    return result, fit.quantile_90
+    return result
 
 
 def params_by_tokens(params: Mapping[str, float]) -> tuple[GemmParams, GemmParams]:
@@ -264,7 +289,7 @@ def _chunk_s(
     num_sms, clock = device.num_sms.value, device.clock_hz.value
     mem_rate = device.mem_bw_bytes_per_s.value * p.dram_efficiency
     sm_flops = math_flops_per_s(device, dtype) * p.tensor_efficiency / num_sms
-    sm_rate = p.l2_bytes_per_flop * math_flops_per_s(device, "bfloat16") / num_sms
+    sm_rate = p.l2_bytes_per_flop * _sm_flops_per_s(device)
     memory = (n * k * (miss * form.weight_bytes) + (m * k * form.act_bytes + m * n * 2.0) * p.act_traffic) / mem_rate
     if p.ragged_memory:
         memory = memory * (1.0 + p.ragged_memory * _square(1.0 - m / (ROW_BLOCK * np.ceil(m / ROW_BLOCK))))
