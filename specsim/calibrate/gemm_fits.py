@@ -292,16 +292,26 @@ def _predict_others(members: Sequence[Group], sources: Sequence[Source]) -> list
 
 
 def _width_of_others(reports: Sequence[Unseen], gpu: str) -> float:
-    others = [u.log_error for u in reports if u.group.gpu != gpu]
-    return quantile_90(np.concatenate(others or [u.log_error for u in reports]))
+    """From GPUs in the same position: with another GPU of their architecture to predict them from, or without."""
+    mine = next(u.group for u in reports if u.group.gpu == gpu)
+    others = [u for u in reports if u.group.gpu != gpu]
+    like = [u for u in others if _has_kin(u.group, reports) == _has_kin(mine, reports)]
+    return quantile_90(np.concatenate([u.log_error for u in like or others or reports]))
+
+
+def _has_kin(group: Group, reports: Sequence[Unseen]) -> bool:
+    arch = group.rows.device.arch
+    return any(u.group.rows.device.arch == arch and u.group.gpu != group.gpu for u in reports)
 
 
 def _shipped(members: Sequence[Group], sources: Sequence[Source], unseen: Sequence[Unseen]) -> Iterator[OperatorFit]:
     """A fit for each architecture of a bundled profile, and one for any other, named by ``engine``."""
     dtype = members[0].dtype
-    errors = np.concatenate([u.log_error for u in unseen]) if unseen else np.array([0.5])
     tables = [g.rows.table for g in members]
+    known = {g.rows.device.arch for g in members}
     for arch, device in _typical_devices():
+        like = [u for u in unseen if _has_kin(u.group, unseen) == (arch in known)] or unseen
+        errors = np.concatenate([u.log_error for u in like]) if like else np.array([0.5])
         few, many = (transfer(sources, device, above) for above in (False, True))
         above = {ABOVE + name: value for name, value in many.params.model_dump().items() if name in many.names}
         yield OperatorFit(

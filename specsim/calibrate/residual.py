@@ -155,7 +155,8 @@ def errors_by_group(
             found.append((unseen, np.prod([sample.table[name][out] for name in plan.sizes.columns], axis=0)))
     edges = plan.sizes.edges
     ranges = {f"{a + 1:g}-{b:g}": (a, b) for a, b in zip((0.0, *edges), (*edges, 16384.0), strict=True)}
-    ranges |= {"small": (0.0, edges[-1]), "all": (0.0, np.inf)}
+    ranges |= {"small": (0.0, edges[-1])} if plan.sizes.columns == ("m",) else {}
+    ranges |= {"all": (0.0, np.inf)}
     rows = []
     for label, (least, most) in ranges.items():
         parts = [_only(unseen, (size > least) & (size <= most)) for unseen, size in found]

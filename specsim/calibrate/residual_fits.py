@@ -41,7 +41,7 @@ FOLD_ROWS: Final = 1000
 PLANS: Final = {
     "gemm": Plan("gemm", epochs=30, dropout=0.1, sizes=Sizes(("m",), EDGES)),
     "layer_gemm": Plan("layer_gemm", epochs=20, dropout=0.2, sizes=Sizes(("m",), EDGES)),
-    "attention_decode": Plan("attention_decode", epochs=30, dropout=0.05, sizes=SIZES),
+    "attention_decode": Plan("attention_decode", epochs=45, dropout=0.0, sizes=SIZES),
 }
 
 

@@ -174,7 +174,7 @@ def test_bad_shapes_are_named(name: str, value: float) -> None:
 def test_unseen_heads_are_predicted(data_dir: Path) -> None:
     """FlashAttention-3 in vLLM on H100, whole head configurations left out: measured 3.3 % when this was written."""
     pytest.importorskip("pyarrow")
-    from specsim.calibrate.attention import decode_forms, with_heads
+    from specsim.calibrate.attention import SIZES, decode_forms, with_heads
     from specsim.calibrate.frame import fit_kernel
     from specsim.calibrate.operators import read_table, select
 
@@ -183,6 +183,6 @@ def test_unseen_heads_are_predicted(data_dir: Path) -> None:
     rows = with_heads(select(table, wanted & (table["n_heads"] > table["n_kv_heads"]) & (table["head_dim"] < 512)))
     forms = [f for f in decode_forms(H100, "bfloat16", "fa3", "grouped") if f.held.get("max_splits") == 16.0]
     names = {"gpu": "H100-SXM", "operator": "attention_decode", "engine": "vllm", "version": "", "dtype": "bfloat16"}
-    found = fit_kernel(forms, rows, ("heads",), ("batch",), **names)
+    found = fit_kernel(forms, rows, ("heads",), ("batch",), SIZES, **names)
     assert found.fit.heldout is not None
     assert found.fit.heldout.mape < 0.045 and 0.85 <= found.fit.heldout.coverage_90 <= 0.95

@@ -181,7 +181,7 @@ def math_flops_per_s(device: HardwareProfile, dtype: str) -> float:
 
 
 def _sm_flops_per_s(device: HardwareProfile) -> float:
-    """16-bit FLOP/s of a whole SM of the architecture: one sold with slower tensor cores (H20) loads as fast as ever."""
+    """16-bit FLOP/s of a whole SM of the architecture: one sold with slower tensor cores (H20) loads as fast."""
     sold = math_flops_per_s(device, "bfloat16") / device.num_sms.value
     return max(sold, FULL_SM_FLOPS_PER_CLOCK.get(device.arch, 0.0) * device.clock_hz.value)
 
