@@ -39,7 +39,7 @@ from specsim.calibrate.operators import (
     widths_by_size,
 )
 from specsim.cost.fits import OperatorFit, profile_name
-from specsim.cost.operators.gemm import ABOVE, FEW_TOKENS, GemmParams, format_of
+from specsim.cost.operators.gemm import ABOVE, FEW_TOKENS, GemmParams, format_of, sm_flops_per_s
 from specsim.hardware import HardwareProfile, hardware_names, load_hardware
 from specsim.work import Float
 
@@ -238,10 +238,19 @@ def _mean_log(sources: Sequence[Source], name: str, device: HardwareProfile, abo
 
 
 def _log(source: Source, name: str, device: HardwareProfile, above: bool) -> float:
-    value = np.log(max(getattr(source.fits[above].params, name), 1e-12))
+    p = source.fits[above].params
+    value = np.log(max(getattr(p, name), 1e-12))
+    if name == "vector_bytes_per_clock" and p.vector_bytes_per_clock >= _memory_bytes_per_clock(source.device, p):
+        # Memory hid how fast an SM streams: an SM with more of the memory to itself would load as from the L2.
+        value = max(value, np.log(p.l2_bytes_per_flop * sm_flops_per_s(source.device) / source.device.clock_hz.value))
     if name.endswith("_s") and name not in ("host_s", "host_32_s"):
         value += np.log(source.device.clock_hz.value / device.clock_hz.value)
     return float(value)
+
+
+def _memory_bytes_per_clock(device: HardwareProfile, p: GemmParams) -> float:
+    """Of each SM, at the share of the bandwidth that layers reach."""
+    return device.mem_bw_bytes_per_s.value * p.dram_efficiency / (device.num_sms.value * device.clock_hz.value)
 
 
 def leave_one_gpu_out(found: Sequence[Group], max_rows: int = 2000) -> tuple[list[Unseen], list[OperatorFit]]:

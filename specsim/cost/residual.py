@@ -58,8 +58,9 @@ class Network(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """The same for one kernel, features not yet centred: matrices [hidden, inputs] and columns [hidden, 1]."""
+    """The same for one kernel: matrices [hidden, inputs] and columns [inputs, 1] or [hidden, 1]."""
 
+    mean: Rows32
     first: Rows32
     first_shift: Rows32
     second: Rows32
@@ -100,8 +101,9 @@ def plain(network: Network, kernel: int) -> Plain:
     """Fold the features' scale and the kernel's own numbers into the matrices."""
     first = network.first / network.scale[:, None]
     return Plain(
+        network.mean[:, None],  # taken off first: features far from zero would leave little of float32's digits
         np.ascontiguousarray(first.T),
-        (network.first_shift[kernel] - network.mean @ first)[:, None],
+        network.first_shift[kernel][:, None],
         np.ascontiguousarray((network.weigh[kernel][:, None] * network.second).T),
         network.second_shift[kernel][:, None],
         network.out[kernel],
@@ -115,11 +117,11 @@ def evaluate(net: Plain, features: Rows32) -> Rows32:
     Below, the second row is 0.1 x 2 x (3 - 1) + 0.05.
 
     >>> unit = np.ones((1, 1), np.float32)
-    >>> net = Plain(unit, -unit, 2 * unit, 0 * unit, np.full(1, 0.1, np.float32), 0.05)
+    >>> net = Plain(unit, unit, 0 * unit, 2 * unit, 0 * unit, np.full(1, 0.1, np.float32), 0.05)
     >>> evaluate(net, np.array([[0.0, 3.0]], np.float32)).astype(float).round(2).tolist()
     [0.05, 0.45]
     """
-    hidden = net.first @ features
+    hidden = net.first @ (features - net.mean)
     hidden += net.first_shift
     np.maximum(hidden, 0, out=hidden)
     hidden = net.second @ hidden

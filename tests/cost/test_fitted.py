@@ -146,9 +146,9 @@ def test_a_sweep_is_its_elements(model: str, engine: str) -> None:
         for j in range(2):
             alone = cost.price(verify(new[i, 0], context[0, j], seqs))
             for name in ("by_bound", "flops", "bytes"):
-                np.testing.assert_allclose(getattr(sweep, name)[i, j], getattr(alone, name), rtol=1e-9)
+                np.testing.assert_allclose(getattr(sweep, name)[i, j], getattr(alone, name), rtol=1e-6)
             for name, sd_s in alone.errors.items():
-                np.testing.assert_allclose(sweep.errors[name][i, j], sd_s, rtol=1e-9)
+                np.testing.assert_allclose(sweep.errors[name][i, j], sd_s, rtol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -192,7 +192,7 @@ def test_a_device_without_fits_is_less_certain() -> None:
     for device in ("h200", "gh200", "rtx-5090"):  # its own, from two of its kin, from kin of another make
         cost = cost_of(device=device)
         spreads.append(float(cost.price(verify()).log_variance(cost.log_sd)) ** 0.5)
-    assert 0.03 < spreads[0] < 0.1 < spreads[1] < 0.3
+    assert 0.03 < spreads[0] < 0.9 * spreads[1] < 0.3
     assert 0.1 < spreads[2] < 0.5
 
 

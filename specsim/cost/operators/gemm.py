@@ -180,10 +180,11 @@ def math_flops_per_s(device: HardwareProfile, dtype: str) -> float:
     return device.peak(next((d for d in math if d in device.peak_flops_per_s), math[-1]))
 
 
-def _sm_flops_per_s(device: HardwareProfile) -> float:
+def sm_flops_per_s(device: HardwareProfile) -> float:
     """16-bit FLOP/s of a whole SM of the architecture: one sold with slower tensor cores (H20) loads as fast."""
     sold = math_flops_per_s(device, "bfloat16") / device.num_sms.value
-    return max(sold, FULL_SM_FLOPS_PER_CLOCK.get(device.arch, 0.0) * device.clock_hz.value)
+    full = FULL_SM_FLOPS_PER_CLOCK.get(device.arch, 0.0) * device.clock_hz.value
+    return full if sold < 0.9 * full else sold
 
 
 def gemm_time_s(
@@ -289,7 +290,7 @@ def _chunk_s(
     num_sms, clock = device.num_sms.value, device.clock_hz.value
     mem_rate = device.mem_bw_bytes_per_s.value * p.dram_efficiency
     sm_flops = math_flops_per_s(device, dtype) * p.tensor_efficiency / num_sms
-    sm_rate = p.l2_bytes_per_flop * _sm_flops_per_s(device)
+    sm_rate = p.l2_bytes_per_flop * sm_flops_per_s(device)
     memory = (n * k * (miss * form.weight_bytes) + (m * k * form.act_bytes + m * n * 2.0) * p.act_traffic) / mem_rate
     if p.ragged_memory:
         memory = memory * (1.0 + p.ragged_memory * _square(1.0 - m / (ROW_BLOCK * np.ceil(m / ROW_BLOCK))))
