@@ -1,6 +1,6 @@
 """Whole passes of models shaped like Llama 3.1 8B and Llama 3.2 1B, batched, over caches up to 32k; and the executor's.
 
-The batched model is this folder's; where it fits the memory, the executor's own model (one sequence) runs beside it.
+The batched model is this folder's; where it fits the memory, the executor's own model runs beside it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ONE_BY_ONE = (1, 4, 8, 16, 32, 64, 2, 128, 256, 3, 5, 6, 12, 17, 24, 33, 48, 65,
 SOME, BATCHES = (1, 2, 4, 8, 16), (2, 4, 8, 16, 32, 64)
 CONTEXTS = (128, 1024, 4096, 16384, 32000)
 MAX_POSITIONS = 32768
+EXECUTOR_STEPS = ((1, 1), (1, 8), (1, 64), (16, 1), (16, 8), (1, 4), (4, 8), (1, 16), (4, 1), (1, 2), (1, 32))
 CHECK_LIMIT = 3e-2  # two layers in 16 bits
 
 
@@ -76,13 +77,13 @@ def _cells(bench: Bench, wanted: Size) -> Iterator[Cell]:
 
 
 def executor_cells(bench: Bench) -> Iterator[Cell]:
-    """The executor's own model, one sequence, where memory allows: it joins weights while it still has the parts."""
+    """The executor's own model, where memory allows: it joins weights while it still has the parts."""
     for wanted in (TINY_1B, TINY_8B) if bench.tiny else (LLAMA_1B, LLAMA_8B):
         size = fitting(wanted, bench.free_bytes / 2.2)
         ours = Lazy(partial(executor_llama, bench, size, 256 if bench.tiny else 4096))
         facts = {"model": size.name, "weights": "bf16" if bench.half == torch.bfloat16 else "fp16"}
-        for q_len, graph in product((1, 3) if bench.tiny else (1, 8, 64, 4, 16, 2, 32), (False, True)):
-            step = Step(1, q_len, 20 if bench.tiny else 512, "executor", graph)
+        for (batch, q_len), graph in product(((1, 1), (2, 3)) if bench.tiny else EXECUTOR_STEPS, (False, True)):
+            step = Step(batch, q_len, 20 if bench.tiny else 512, "executor", graph)
             yield _cell("forward", facts, step, partial(_measure_executor, bench, ours, step))
 
 
@@ -157,16 +158,16 @@ def executor_llama(bench: Bench, size: Size, max_context: int) -> Any:
 
 
 def _measure_executor(bench: Bench, model: Lazy[Any], step: Step) -> Facts:
-    llama = model()
-    cache = llama.new_cache(step.context + step.q_len)
+    llama, seen = model(), seen_by("tree", step.q_len)
+    cache = llama.new_cache(step.context + step.q_len, step.batch)
     cache.kv.normal_()
-    tokens = bench.tokens(llama.shape.vocab_size, step.q_len)
-    depths = seen_by("tree", step.q_len).sum(-1).to(bench.device) - 1
-    mask = llama.mask(seen_by("tree", step.q_len), cache.capacity) if step.q_len > 1 else None
+    tokens = bench.tokens(llama.shape.vocab_size, step.batch, step.q_len)
+    positions = (step.context + seen.sum(-1) - 1)[None].to(bench.device)
+    mask = llama.mask(seen[None]) if step.q_len > 1 else None
 
     def call() -> torch.Tensor:
-        cache.length = step.context
-        logits: torch.Tensor = llama.forward(tokens, step.context + depths, cache, mask)
+        cache.rewind([step.context] * step.batch)
+        logits: torch.Tensor = llama.forward(tokens, positions, cache, mask)
         return logits
 
     timed = bench.watch.time(call, graph=step.graph)

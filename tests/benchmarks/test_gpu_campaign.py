@@ -35,7 +35,8 @@ DOCUMENTED = {  # the columns that every table of measured operators has
     "peak": "gpu dtype size flops_per_s",
     "launch": "gpu op num_kernels launch latency_us",
     "draft_loop": "gpu model num_passes width batch context launch latency_us",
-    "rounds": "gpu target draft method alpha context num_nodes draft_us verify_us host_us tokens_per_round latency_us",
+    "rounds": "gpu target draft method alpha batch context num_nodes draft_us verify_us host_us tokens_per_round"
+    " latency_us",
 }
 
 
@@ -83,7 +84,12 @@ def test_rounds_emit_what_the_acceptance_says(measured: Path) -> None:
     plain = [row for row in _rows(measured / "rounds.csv") if row["method"] == "no speculation"]
     assert plain
     assert all(float(row["tokens_per_round"]) == 1 and float(row["draft_us"]) == 0 for row in plain)
-    chain = rounds._trees(Bench("cpu", tiny=True))[1]
+    one, three = (
+        [row["tokens_per_round"] for row in _rows(measured / "rounds.csv") if (row["batch"], row["alpha"]) == at]
+        for at in (("1", "0.8"), ("3", "0.8"))
+    )
+    assert one == three  # sequences of a batch keep the paths that one alone keeps
+    (chain,) = rounds.trees((2,), ())
     import random
 
     lengths = [len(rounds.forced_path(chain, 0.5, random.Random(i))) for i in range(4000)]
@@ -269,6 +275,8 @@ def test_the_full_campaign_names_every_cell_once_and_fits_the_memory(
     passes = [cell.facts for cell in cells["forward_8b"] if cell.table == "forward"]
     assert max(f["n_tokens"] for f in passes) == 256
     assert {f["model"] for f in passes} == {"llama-8b" if free_bytes > 30e9 else "llama-8b-16-layers"}
+    places = {(cell.facts["batch"], cell.facts["context"]) for cell in cells["rounds"]}
+    assert places == {(1, 512), (4, 512), (16, 512), (1, 2048)}
     if free_bytes > 30e9:
         assert max(f["context"] for f in passes) == 32000 and max(f["batch"] for f in passes) == 64
 
@@ -317,9 +325,8 @@ def test_the_batched_model_is_the_executors(bench: Bench) -> None:
     with torch.no_grad():
         model.forward(tokens[:, :7], cache, 0, Attend(causal=True))
         found = model.forward(tokens[:, 7:], cache, 7, Attend(causal=True))
-    for sequence in range(2):
-        wanted = theirs.prefill(tokens[sequence], theirs.new_cache(12))[7:]
-        torch.testing.assert_close(found[sequence], wanted.clone(), rtol=1e-4, atol=1e-6)  # rotary tables: 16 bits here
+        wanted = theirs.logits(theirs.prefill(tokens, theirs.new_cache(12, 2)))[:, 7:]
+    torch.testing.assert_close(found, wanted.clone(), rtol=1e-4, atol=1e-6)  # rotary tables: 16 bits here
 
 
 def test_sizes_are_the_published_ones_and_shrink_to_the_memory() -> None:
