@@ -50,10 +50,12 @@ def along(values: Array, index: Array) -> Array:
     >>> along(np.array([[5, 6, 7]]), np.array([[2, 0]]))
     array([[7, 5]])
     """
-    # A tenth of the time of the standard's function, which dynamic policies would spend once per drafted level.
+    # A fraction of the time of the standard's function, which dynamic policies would spend once per drafted level.
     if is_torch_array(values):
         return values.gather(-1, index)
-    return array_namespace(values).take_along_axis(values, index, axis=-1)
+    xp, flat = array_namespace(values), index.reshape(-1, index.shape[-1])
+    rows = xp.arange(flat.shape[0])[:, None]
+    return values.reshape(-1, values.shape[-1])[rows, flat].reshape(index.shape)
 
 
 def trimmed(nodes: Array) -> Array:

@@ -23,7 +23,7 @@ class ConfidenceChain:
 
     Args:
         draft_len: Most tokens.
-        threshold: In [0, 1]; a number, or one for each row in an array like the laws. 0 never stops.
+        threshold: In [0, 1]; a number, or one for each row in an array. 0 never stops.
         measure: What must be at least the threshold for drafting to go on.
             "token": the draft probability of the last token (Draft & Verify). That token is verified too.
             "path": the product of these since the root, that is 1 less the probability that some token so far is
@@ -79,7 +79,9 @@ class ConfidenceChain:
 
     def _is_sure(self, confidence: Array) -> Array:
         threshold = self.threshold
-        return confidence >= (threshold if isinstance(threshold, int | float) else threshold[:, None])
+        if isinstance(threshold, int | float):
+            return confidence >= threshold
+        return confidence >= array_namespace(confidence).asarray(threshold)[:, None]
 
     def _token(self, probs: Array, uniforms: Array | None) -> Array:
         if self.draw == "top":

@@ -127,5 +127,4 @@ class StaticTree:
 @lru_cache(maxsize=1024)
 def _rows(values: tuple[int, ...], batch: int, xp: Any, where: Any) -> Array:
     """The same values for each row, ``[B, len(values)]``, on a device; read only."""
-    row = xp.asarray(np.asarray(values, dtype=np.int64), device=where)
-    return xp.broadcast_to(row, (batch, len(values)))
+    return xp.asarray(np.tile(np.asarray(values, dtype=np.int64), (batch, 1)), device=where)

@@ -162,7 +162,7 @@ class Cascade:
             self._seen_by_small = self._seen_by_small.grown(state)
             mask, depths = self._seen_by_small.mask(1)
         else:
-            self._seen_by_small = only_root(len(nodes), self.middle.device)
+            self._seen_by_small = only_root(state.frontier)
             mask, depths = None, self._seen_by_small.depths
         tokens = state.tokens.gather(1, state.frontier.clamp(min=0))
         for row, node in zip(self.rows, nodes, strict=True):
