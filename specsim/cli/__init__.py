@@ -12,7 +12,20 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from specsim.cli import accuracy, calibrate, cost, demo, export, generate, hardware, model, simulate, tune, validate
+from specsim.cli import (
+    accuracy,
+    calibrate,
+    cost,
+    demo,
+    export,
+    generate,
+    hardware,
+    methods,
+    model,
+    simulate,
+    tune,
+    validate,
+)
 from specsim.errors import SpecsimError
 
 BAD_INPUT: Final = 2
@@ -36,6 +49,7 @@ for command in (
     validate.validate,
     accuracy.accuracy,
     generate.generate,
+    methods.methods,
 ):
     app.command()(command)
 
