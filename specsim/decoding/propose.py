@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_torch_array
+from array_api_compat import is_torch_array
 
-from specsim.decoding.arrays import Array, along
+from specsim.decoding.arrays import Array, along, array_namespace, device
 from specsim.decoding.sampling import sample
 from specsim.errors import InputError
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_torch_array
+from array_api_compat import is_torch_array
 
-from specsim.decoding.arrays import Array, along, one_hot
+from specsim.decoding.arrays import Array, along, array_namespace, device, one_hot
 from specsim.errors import InputError
 
 FEW = 1024

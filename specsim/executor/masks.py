@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from array_api_compat import array_namespace, device
 
 from specsim.decoding import Array, DraftState, StaticTree
-from specsim.decoding.arrays import pick
+from specsim.decoding.arrays import array_namespace, device, pick
 from specsim.executor.cache import TailMask
 from specsim.executor.method import as_tensor
 from specsim.methods.round import expanded_levels

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from array_api_compat import array_namespace
-
-from specsim.decoding.arrays import Array
+from specsim.decoding.arrays import Array, array_namespace
 from specsim.decoding.policies.pool import all_nodes, check_at_least, check_share, checked_uniforms
 from specsim.decoding.propose import top_children
 from specsim.decoding.sampling import sample
@@ -59,7 +57,7 @@ class ConfidenceChain:
     def expand(self, state: DraftState, draft_probs: Array, uniforms: Array | None = None) -> DraftState:
         """Add a token to the rows that go on."""
         xp, node = array_namespace(draft_probs), state.parents.shape[1]
-        columns = xp.clip(state.frontier, max=0)
+        columns = state.frontier.clip(max=0)
         if self.measure == "law":
             columns = xp.where(self._is_sure(xp.max(draft_probs, axis=2)), columns, -1)
         state = state.grown(draft_probs, columns, self._token(draft_probs, uniforms))

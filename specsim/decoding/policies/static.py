@@ -7,9 +7,8 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from array_api_compat import array_namespace, device
 
-from specsim.decoding.arrays import Array, pick
+from specsim.decoding.arrays import Array, array_namespace, device, pick
 from specsim.decoding.policies.pool import checked_uniforms
 from specsim.decoding.propose import sample_children, top_children
 from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree
