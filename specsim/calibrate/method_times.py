@@ -15,11 +15,8 @@ import numpy as np
 from specsim.records import TimedRound
 from specsim.work import BOUNDS, Cost, Float, HostWork, Pass, Work, by_bound
 
-KNOTS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 22, 32, 48, 64, 96, 128)
-"""Token counts with a time of their own, as far as there are data; linear between."""
-
-SMOOTH: Final = 1e-3
-"""Weight of changes of slope, per square root of a pass: a knot without data lies on its neighbours' line."""
+FEW: Final = 6
+"""A token count seen less often has no time of its own, but lies on the line between its neighbours."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +49,8 @@ class PassTimes:
 def fit_pass_times(samples: Iterable[tuple[Pass, float]]) -> PassTimes:
     """Least squares over timed passes of one model, then again without the outer hundredths.
 
+    Token counts that were seen have a time of their own, since kernels change with the count; linear between.
+
     >>> passes = [Pass("target", "verify", [n], [100.0]) for n in (1, 2, 4) for _ in range(9)]
     >>> times = fit_pass_times((work, 0.01 + 0.002 * work.total_new_tokens.item()) for work in passes)
     >>> round(float(times.time_s(Pass("target", "verify", [3], [100.0]))), 4)
@@ -61,17 +60,14 @@ def fit_pass_times(samples: Iterable[tuple[Pass, float]]) -> PassTimes:
     tokens = np.array([float(work.total_new_tokens) for work in works])
     context = np.array([float(np.sum(work.context_tokens * work.num_seqs)) for work in works])
     first = np.array([_is_first(work) for work in works])
-    last = next((knot for knot in KNOTS if knot >= tokens.max()), int(tokens.max()))
-    knots = np.array([k for k in KNOTS if k <= last], dtype=float) if last <= KNOTS[-1] else np.array([*KNOTS, last])
+    counts, seen = np.unique(tokens, return_counts=True)
+    knots = counts[(seen >= FEW) | (counts == counts[0]) | (counts == counts[-1])]
     hats = np.stack([np.interp(tokens, knots, row) for row in np.eye(len(knots))], axis=1)
     varies = [part if part.std() > 0 else np.zeros_like(part) for part in (context / 1000, first)]
     design, seconds = np.column_stack([hats, *varies]), np.array(times)
-    slopes = np.diff(np.eye(len(knots), design.shape[1]), axis=0) / np.diff(knots)[:, None]
-    curve = SMOOTH * np.sqrt(len(seconds)) * np.diff(slopes, axis=0)
     kept = np.ones(len(seconds), dtype=bool)
     for _ in range(2):
-        rows, wanted = np.vstack([design[kept], curve]), np.append(seconds[kept], np.zeros(len(curve)))
-        coef = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+        coef = np.linalg.lstsq(design[kept], seconds[kept], rcond=None)[0]
         ratio = seconds / np.maximum(design @ coef, 1e-9)
         low, high = np.quantile(ratio, (0.01, 0.99))
         kept = (ratio >= low) & (ratio <= high)

@@ -28,10 +28,10 @@ FfnSize = Annotated[
 Only = Annotated[list[str] | None, typer.Option(help="Names of methods; may be given several times.")]
 
 USUAL: Final = {
-    "prompts": 6, "tokens": 48, "record_prompts": 12, "record_tokens": 64, "time_prompts": 2, "time_rounds": 10,
+    "prompts": 6, "tokens": 48, "record_prompts": 12, "record_tokens": 64, "time_prompts": 2,
 }  # fmt: skip
 QUICK: Final = {
-    "prompts": 3, "tokens": 24, "record_prompts": 4, "record_tokens": 32, "time_prompts": 2, "time_rounds": 5,
+    "prompts": 3, "tokens": 24, "record_prompts": 4, "record_tokens": 32, "time_prompts": 2,
 }  # fmt: skip
 """How much is run. Acceptance is recorded on the narrow target, where a round takes a few milliseconds."""
 

@@ -68,17 +68,17 @@ def rows_at(plan: Plan, only: Sequence[str]) -> list[MethodRow]:
     _fit_times(known, methods)
     methods = [_made(named, known) for named in methods]
     _time(bench, [m for m in methods if m.name not in known.timed], known)
+    _fit_times(known, methods)
     _fit_worlds(bench, methods, known)
     forecasts = _forecasts(bench, methods, known)
     runs, texts = _measured(bench, methods)
-    whole = [named for named in methods if runs[named.name]]
-    plain = runs[methods[0].name]
+    plain = methods[0]
     rows = [
         row_of(
-            named, plan.temperature, {p: r for p, r in runs[named.name].items() if p in plain}, plain,
-            forecasts[named.name], forecasts[methods[0].name], _same(texts, named, methods[0], plan),
+            named, plan.temperature, runs[named.name], runs[plain.name], forecasts[named.name], forecasts[plain.name],
+            _same(texts, named, plain, list(runs[plain.name]), plan),
         )
-        for named in whole
+        for named in methods
     ]  # fmt: skip
     return [comment(row, rows, bench) for row in rows]
 
@@ -105,7 +105,7 @@ def _time(bench: Bench, methods: Sequence[NamedMethod], known: Known) -> None:
         for prompt in range(plan.time_prompts):
             for index in rng.permutation(len(methods)):
                 named = methods[index]
-                rounds = bench.timed(named, drafters[named.name], prompt, plan.time_rounds)
+                rounds = bench.timed(named, drafters[named.name], prompt)
                 known.timed.setdefault(named.name, []).extend(rounds)
                 advance()
 
@@ -201,27 +201,37 @@ def _pending(named: NamedMethod, drafting: Drafting, tokens: float, leaf: float)
 
 
 Runs = dict[str, dict[int, list[RoundRecord]]]
+Texts = dict[tuple[str, int], list[int]]
 
 
-def _measured(bench: Bench, methods: Sequence[NamedMethod]) -> tuple[Runs, dict[tuple[str, int], list[int]]]:
+def _measured(bench: Bench, methods: Sequence[NamedMethod]) -> tuple[Runs, Texts]:
     """Every method on every prompt, shuffled per prompt. Interrupted, it ends with the prompts that all have."""
     plan, rng = bench.plan, np.random.default_rng(bench.plan.seed)
     runs: Runs = {named.name: {} for named in methods}
-    texts: dict[tuple[str, int], list[int]] = {}
+    texts: Texts = {}
     drafters = {named.name: bench.drafter(named.drafter, bench.measuring) for named in methods}
     with progress(f"T={plan.temperature:g}: measuring", plan.prompts * len(methods)) as advance:
-        for prompt in range(plan.prompts):
-            for index in rng.permutation(len(methods)):
-                named = methods[index]
-                run = bench.rounds(named, bench.measuring, drafters[named.name], prompt, plan.tokens)
-                records = [as_timed(done, named.name, prompt).record for done in run.rounds]
-                runs[named.name][prompt], texts[named.name, prompt] = records, run.tokens()
-                save_records(records, plan.out / "methods.jsonl")
-                advance()
-    return runs, texts
+        try:
+            for prompt in range(plan.prompts):
+                for index in rng.permutation(len(methods)):
+                    named = methods[index]
+                    run = bench.rounds(named, bench.measuring, drafters[named.name], prompt, plan.tokens)
+                    records = [as_timed(done, named.name, prompt).record for done in run.rounds]
+                    runs[named.name][prompt], texts[named.name, prompt] = records, run.tokens()
+                    save_records(records, plan.out / "methods.jsonl")
+                    advance()
+        except KeyboardInterrupt:
+            if not _of_all(runs):
+                raise
+    return {name: {prompt: found[prompt] for prompt in _of_all(runs)} for name, found in runs.items()}, texts
 
 
-def _same(texts: dict[tuple[str, int], list[int]], named: NamedMethod, plain: NamedMethod, plan: Plan) -> bool | None:
+def _of_all(runs: Runs) -> list[int]:
+    """The prompts that every method has decoded."""
+    return sorted(set.intersection(*(set(found) for found in runs.values())))
+
+
+def _same(texts: Texts, named: NamedMethod, plain: NamedMethod, prompts: Sequence[int], plan: Plan) -> bool | None:
     if plan.temperature > 0:
         return None
-    return all(texts[named.name, p][: plan.tokens] == texts[plain.name, p][: plan.tokens] for p in range(plan.prompts))
+    return all(texts[named.name, p][: plan.tokens] == texts[plain.name, p][: plan.tokens] for p in prompts)

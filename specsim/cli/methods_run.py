@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from specsim.executor.rounds import Round
     from specsim.executor.session import Session
 
-WARM_ROUNDS: Final = 4
 SEQUOIA_WIDTHS: Final = (3, 2, 2, 1, 1, 1, 1, 1)
 """Recorded for the search of Sequoia's tree, beside the trees of the catalogue."""
 
@@ -42,7 +41,6 @@ class Plan:
     record_prompts: int
     record_tokens: int
     time_prompts: int
-    time_rounds: int
 
 
 @dataclass
@@ -124,12 +122,10 @@ class Bench:
             pass
         return [*self.recording.prompts[prompt], *run.tokens()]
 
-    def timed(self, named: NamedMethod, drafter: Drafter | None, prompt: int, num_rounds: int) -> list[TimedRound]:
-        """Rounds with the time of each piece of work, the first ones left out."""
-        from itertools import islice
-
-        found = self.rounds(named, self.timing, drafter, prompt, 10**6).rounds
-        return [as_timed(done, named.name, prompt) for done in islice(found, num_rounds + WARM_ROUNDS)][WARM_ROUNDS:]
+    def timed(self, named: NamedMethod, drafter: Drafter | None, prompt: int) -> list[TimedRound]:
+        """Rounds with the time of each piece of work, as many tokens as will be measured: first rounds are slower."""
+        found = self.rounds(named, self.timing, drafter, prompt, self.plan.tokens).rounds
+        return [as_timed(done, named.name, prompt) for done in found]
 
 
 @dataclass(frozen=True)
