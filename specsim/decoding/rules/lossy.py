@@ -7,6 +7,9 @@ from specsim.decoding.rules.rejection import chain_accept_probs, chain_end, resi
 from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, prefix_verdict, verdict_at
 from specsim.decoding.sampling import sample
 
+LEAST = 1e-37
+"""Stands for a probability of zero where its logarithm is taken: above the smallest normal single-precision number."""
+
 
 def typical_end(parents: Array, tokens: Array, target_probs: Array, *, epsilon: float, delta: float) -> Array:
     """The node ``[B]`` where typical acceptance ends: of the longest accepted paths the likeliest.
@@ -19,8 +22,8 @@ def typical_end(parents: Array, tokens: Array, target_probs: Array, *, epsilon: 
     xp = array_namespace(parents, target_probs)
     rows = row_numbers(parents)[:, None]
     probs = drafted_probs(parents, tokens, target_probs)
-    logs = xp.log(xp.where(target_probs > 0, target_probs, xp.ones_like(target_probs)))
-    limit = delta * xp.exp(xp.sum(target_probs * logs, axis=-1))
+    # A probability of 0 adds nothing, whatever number stands for its logarithm.
+    limit = delta * xp.exp(xp.vecdot(target_probs, xp.log(target_probs.clip(min=LEAST)), axis=-1))
     limit = xp.minimum(limit, xp.full_like(limit, epsilon))[rows, parents.clip(min=0)]
     accepted = path_probs(parents, xp.astype((probs > limit) | (parents < 0), probs.dtype)) > 0
     return _deepest(parents, accepted, path_probs(parents, probs))
