@@ -84,7 +84,7 @@ def run_methods(
 
     from specsim.cli.methods_measure import rows_at
     from specsim.cli.methods_run import Plan
-    from specsim.cli.methods_view import draw_measured, write_csv
+    from specsim.cli.methods_view import as_markdown, draw_measured, write_csv
     from specsim.executor.session import FFN_SIZE, device_name, load_average, versions
     from specsim.validate.methods import summary
 
@@ -103,6 +103,7 @@ def run_methods(
         "rows": [asdict(row) for row in rows],
     }  # fmt: skip
     write_csv(rows, out / "methods.csv")
+    (out / "methods.md").write_text(as_markdown(rows), encoding="utf-8")
     facts["plot"] = draw_measured(rows, out / "methods.png")
     (out / "methods.json").write_text(json.dumps(plain(facts), indent=1) + "\n")
     return rows, facts

@@ -94,9 +94,14 @@ def _errors(facts: dict[str, Any], temperature: float) -> str:
 
 
 def as_markdown(rows: Sequence[MethodRow]) -> str:
-    """The table of a README."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in rows)]) + "\n"
+    """A table for each temperature, and what compares with figures of the literature."""
+    lines: list[str] = []
+    for temperature in dict.fromkeys(row.temperature for row in rows):
+        own = [row for row in rows if row.temperature == temperature]
+        lines += [f"Temperature {temperature:g}:", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+        lines += ["| " + " | ".join(cells(row)) + " |" for row in own]
+        lines += ["", *(f"* {row.name}: {row.comment}." for row in own if row.comment), ""]
+    return "\n".join([*lines, NOT_BUILT]) + "\n"
 
 
 def write_csv(rows: Sequence[MethodRow], path: Path) -> None:
