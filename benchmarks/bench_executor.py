@@ -2,9 +2,9 @@
 
     python benchmarks/bench_executor.py [rounds]
 
-One text, one thread, processor time of the thread. "forwards" is the time within the target's and the drafter's layers
-and LM heads; all else (masks, laws, trees, verdicts, caches, records left out) is the host's share. Methods take turns,
-so that what else the machine does hits all alike; each number is a median over rounds.
+One text, one thread, processor time of the thread. "forwards" is the time within the target's and the drafter's
+embeddings, layers and LM heads; all else (masks, laws, trees, verdicts, caches, records left out) is the host's share.
+Methods take turns, so that what else the machine does hits all alike; each number is a median over rounds.
 """
 
 from __future__ import annotations
@@ -58,16 +58,21 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds = 0.0
 
+        self._inside = False
+
     def watch(self, model: Any, *names: str) -> None:
-        """Time its methods of these names from now on."""
-        for name in names or ("run", "logits"):
+        """Time its methods of these names from now on; what one of them calls of another counts once."""
+        for name in names or ("hidden", "run", "logits"):
             setattr(model, name, self._timed(getattr(model, name)))
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any) -> Any:
-            begin = time.thread_time()
+            if self._inside:
+                return call(*args)
+            self._inside, begin = True, time.thread_time()
             answer = call(*args)
             self.seconds += time.thread_time() - begin
+            self._inside = False
             return answer
 
         return timed

@@ -49,7 +49,7 @@ class Pass:
 
     def __post_init__(self) -> None:
         least = {"new_tokens": 1, "context_tokens": 0, "num_seqs": 0}
-        values = [np.atleast_1d(np.asarray(getattr(self, name), dtype=float)) for name in least]
+        values = [np.array(getattr(self, name), dtype=float, ndmin=1) for name in least]
         if len({value.shape for value in values}) > 1:
             try:  # one shape for all three, or a group that only the context tells apart would not be counted
                 values = list(np.broadcast_arrays(*values))

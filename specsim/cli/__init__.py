@@ -20,6 +20,7 @@ from specsim.cli import (
     export,
     generate,
     hardware,
+    methods,
     model,
     simulate,
     solve,
@@ -50,6 +51,7 @@ for command in (
     validate.validate,
     accuracy.accuracy,
     generate.generate,
+    methods.methods,
 ):
     app.command()(command)
 

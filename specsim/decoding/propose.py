@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace, device, is_torch_array
+from typing import Final
 
-from specsim.decoding.arrays import Array, along
+import numpy as np
+from array_api_compat import is_torch_array
+
+from specsim.decoding.arrays import Array, along, array_namespace, device
 from specsim.decoding.sampling import sample
 from specsim.errors import InputError
+
+GROUPS: Final = 4
+"""Groups per wanted value whose maxima bound it from below: fewer let more values through, more are slower to rank."""
 
 
 def top(values: Array, num: int) -> tuple[Array, Array]:
@@ -25,24 +31,19 @@ def top(values: Array, num: int) -> tuple[Array, Array]:
     length = values.shape[-1]
     if not 0 <= num <= length:
         raise InputError("num", f"must be in [0, {length}]", num)
+    if num == 1:
+        ids = array_namespace(values).argmax(values, axis=-1)[..., None]
+        return along(values, ids), ids
+    return _top_of_tensor(values, num) if is_torch_array(values) else _top_of_array(values, num)
+
+
+def _top_of_tensor(values: Array, num: int) -> tuple[Array, Array]:
     # One more than wanted shows whether the last place is contested. Ties are rare in laws and cost a second look.
-    found, ids = _largest(values, min(num + 1, length))
+    found, ids = values.topk(min(num + 1, values.shape[-1]), -1)
     if bool((found[..., 1:] == found[..., :-1]).any()):
         ids = _largest_in_order(values, found[..., num - 1 : num], num)
         return along(values, ids), ids
     return found[..., :num], ids[..., :num]
-
-
-def _largest(values: Array, num: int) -> tuple[Array, Array]:
-    """The ``num`` largest in descending order, ties in any."""
-    if is_torch_array(values):
-        largest = values.topk(num, -1)
-        return largest.values, largest.indices
-    xp, length = array_namespace(values), values.shape[-1]
-    ids = xp.argpartition(values, length - num, axis=-1)[..., length - num :] if num < length else None
-    chosen = values if ids is None else along(values, ids)
-    order = xp.argsort(-chosen, axis=-1)
-    return along(chosen, order), order if ids is None else along(ids, order)
 
 
 def _largest_in_order(values: Array, limit: Array, num: int) -> Array:
@@ -55,6 +56,31 @@ def _largest_in_order(values: Array, limit: Array, num: int) -> Array:
     kept = above | (tied & (xp.cumulative_sum(xp.astype(tied, xp.int64), axis=-1) <= room))
     ids = xp.reshape(xp.nonzero(kept)[-1], (*values.shape[:-1], num))
     return along(ids, xp.argsort(along(values, ids), axis=-1, descending=True, stable=True))
+
+
+def _top_of_array(values: Array, num: int) -> tuple[Array, Array]:
+    """As for a tensor, where numpy's own selection takes five times as long: a stable sort of the few above a bound."""
+    flat = np.reshape(values, (-1, values.shape[-1]))
+    rows, ids = np.nonzero(flat >= _bound(flat, num))
+    begin = np.searchsorted(rows, np.arange(flat.shape[0] + 1))
+    place, most = np.arange(rows.shape[0]) - begin[rows], int(np.diff(begin).max(initial=0))
+    negated, index = np.full((flat.shape[0], most), np.inf, flat.dtype), np.zeros((flat.shape[0], most), np.int64)
+    negated[rows, place], index[rows, place] = -flat[rows, ids], ids
+    order = np.argsort(negated, axis=-1, kind="stable")[:, :num]
+    each = np.arange(flat.shape[0])[:, None]
+    shape = (*values.shape[:-1], num)
+    return np.reshape(-negated[each, order], shape), np.reshape(index[each, order], shape)
+
+
+def _bound(flat: Array, num: int) -> Array:
+    """No more than the ``num``-th largest of ``flat[n, N]``, ``[n, 1]``: as many groups have a maximum that large."""
+    length = flat.shape[1]
+    size = length // (GROUPS * num) if num else 0
+    if size > 1:
+        groups = length // size
+        flat = np.reshape(flat[:, : groups * size], (flat.shape[0], size, groups)).max(1)
+    last = flat.shape[1] - max(num, 1)
+    return np.partition(flat, last, axis=1)[:, last : last + 1]
 
 
 def top_children(probs: Array, num: int) -> Array:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_torch_array
+from array_api_compat import is_torch_array
 
-from specsim.decoding.arrays import Array, one_hot
+from specsim.decoding.arrays import Array, along, array_namespace, device, one_hot
 from specsim.errors import InputError
+
+FEW = 1024
+"""Tokens among which the end of a nucleus is sought first: a larger vocabulary is then not sorted."""
 
 MIN_TEMPERATURE = 1e-20
 """A positive temperature below this counts as this: the law has reached its limit, and division does not overflow."""
@@ -48,40 +51,49 @@ def adjust(logits: Array, temperature: float, top_k: int | None = None, top_p: f
         logits = xp.astype(logits, xp.float32)
     if temperature == 0:
         return one_hot(xp.argmax(logits, axis=-1), logits.shape[-1], logits.dtype)
-    scaled = (logits - xp.max(logits, axis=-1, keepdims=True)) / max(temperature, MIN_TEMPERATURE)
+    scaled = logits - xp.max(logits, axis=-1, keepdims=True)
+    if temperature != 1:
+        scaled = scaled / max(temperature, MIN_TEMPERATURE)
     weights = xp.exp(scaled)
-    if top_k is not None or (top_p is not None and top_p < 1):
-        weights = xp.where(_kept(scaled, top_k, top_p), weights, xp.zeros_like(weights))
+    if top_k is not None and top_k < logits.shape[-1]:
+        weights = xp.where(scaled >= _largest(scaled, top_k)[..., -1:], weights, 0.0)
+    if top_p is not None and top_p < 1:
+        weights = xp.where(_nucleus(weights, top_p), weights, 0.0)
     return weights / xp.sum(weights, axis=-1, keepdims=True)
 
 
-def _kept(scaled: Array, top_k: int | None, top_p: float | None) -> Array:
-    """Which entries of ``scaled[..., V]`` top-k and then top-p keep."""
-    xp = array_namespace(scaled)
-    ordered = _descending(scaled)
-    num_top = min(top_k or scaled.shape[-1], scaled.shape[-1])
-    limit = ordered[..., num_top - 1 : num_top]
-    if top_p is None or top_p >= 1:
-        return scaled >= limit
-    weights = xp.where(ordered >= limit, xp.exp(ordered), xp.zeros_like(ordered))
-    cdf = xp.cumulative_sum(weights, axis=-1)
+def _nucleus(weights: Array, top_p: float) -> Array:
+    """Which of ``weights[..., V]`` top-p keeps."""
+    xp, vocab_size = array_namespace(weights), weights.shape[-1]
+    wanted, num = top_p * xp.sum(weights, axis=-1, keepdims=True), FEW
+    while True:
+        ordered = _largest(weights, min(num, vocab_size))
+        cdf = ordered.cumsum(-1)
+        if num >= vocab_size or bool((cdf[..., -1:] >= wanted).all()):
+            break
+        num *= 8
     # A token stays while the mass before it is short of top_p; the first always stays.
-    num_kept = 1 + xp.sum(xp.astype(cdf[..., :-1] < top_p * cdf[..., -1:], xp.int64), axis=-1, keepdims=True)
-    limit = xp.take_along_axis(ordered, num_kept - 1, axis=-1)
-    reached = scaled >= limit
-    if bool(xp.all(xp.sum(xp.astype(reached, xp.int64), axis=-1, keepdims=True) == num_kept)):
+    num_kept = 1 + xp.sum(xp.astype(cdf[..., :-1] < wanted, xp.int64), axis=-1, keepdims=True)
+    limit = along(ordered, num_kept - 1)
+    reached = weights >= limit
+    if bool((xp.sum(xp.astype(reached, xp.int64), axis=-1, keepdims=True) == num_kept).all()):
         return reached  # no tie is cut in two, as nearly always
-    above, tied = scaled > limit, xp.astype(scaled == limit, xp.int64)
+    above, tied = weights > limit, xp.astype(weights == limit, xp.int64)
     num_above = xp.sum(xp.astype(above, xp.int64), axis=-1, keepdims=True)
     return above | ((tied == 1) & (xp.cumulative_sum(tied, axis=-1) <= num_kept - num_above))
 
 
-def _descending(values: Array) -> Array:
-    """``values[..., V]`` sorted. Torch sorts along with the indices, on a CPU eight times slower than numpy without."""
-    xp = array_namespace(values)
-    if is_torch_array(values) and device(values).type == "cpu":
-        return xp.asarray(-np.sort(-values.numpy(), axis=-1))
-    return xp.sort(values, axis=-1, descending=True)
+def _largest(values: Array, num: int) -> Array:
+    """The ``num`` largest of ``values[..., V]`` in descending order.
+
+    Torch sorts along with the indices, on a CPU eight times slower than numpy without.
+    """
+    if is_torch_array(values) and device(values).type != "cpu":
+        return values.topk(num, -1).values
+    xp, last = array_namespace(values), values.shape[-1] - num
+    values = np.asarray(values)
+    ordered = np.sort(values if last == 0 else np.partition(values, last, axis=-1)[..., last:], axis=-1)
+    return xp.asarray(ordered[..., ::-1].copy())
 
 
 def sample(probs: Array, uniform: Array) -> Array:
@@ -99,7 +111,7 @@ def sample(probs: Array, uniform: Array) -> Array:
     array([1, 2, 2])
     """
     xp = array_namespace(probs, uniform)
-    cdf = xp.cumulative_sum(probs, axis=-1)
+    cdf = probs.cumsum(-1)
     # Parallel scans need not be monotone to the last bit, so the total is the largest sum, not the last.
     total = xp.max(cdf, axis=-1, keepdims=True)
     reached = (probs > 0) & ((cdf > uniform[..., None] * total) | (cdf >= total))

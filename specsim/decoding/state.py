@@ -17,9 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import PADDING, ROOT_PARENT, Array, pick
+from specsim.decoding.arrays import PADDING, ROOT_PARENT, Array, array_namespace, device, pick, row_numbers
 
 Draw: TypeAlias = Literal["top", "sampled", "sampled_with_replacement"]
 """How children are chosen: the most probable ones, or samples without or with replacement in the order drawn."""
@@ -74,7 +72,7 @@ class DraftState:
             num_draws: Uniforms that each node of it will need.
         """
         xp = array_namespace(draft_probs, tokens)
-        rows = xp.arange(tokens.shape[0], device=device(tokens))[:, None]
+        rows = row_numbers(tokens)[:, None]
         is_node = columns >= 0
         parents = self.frontier[rows, columns]
         probs = draft_probs[rows, columns, tokens] * is_node
@@ -220,6 +218,6 @@ def node_probs(parents: Array, tokens: Array, laws: Array) -> Array:
     """
     xp = array_namespace(parents, laws)
     batch, num_nodes, vocab_size = laws.shape
-    slots = xp.clip(parents, min=0) * vocab_size + xp.clip(tokens, min=0)
+    slots = parents.clip(min=0) * vocab_size + tokens.clip(min=0)
     probs = pick(xp.reshape(laws, (batch, num_nodes * vocab_size)), slots)
     return xp.where(parents >= 0, probs, xp.ones_like(probs))

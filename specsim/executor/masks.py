@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from specsim.decoding import DraftState, StaticTree
-from specsim.decoding.arrays import pick
+from specsim.decoding import Array, DraftState, StaticTree
+from specsim.decoding.arrays import array_namespace, device, pick
 from specsim.executor.cache import TailMask
+from specsim.executor.method import as_tensor
 from specsim.methods.round import expanded_levels
 
 Mask = tuple[TailMask | None, torch.Tensor]
@@ -19,16 +20,16 @@ Mask = tuple[TailMask | None, torch.Tensor]
 class StaticMasks:
     """Masks of a tree that is the same each round: of each expansion, and of the pass that verifies it."""
 
-    def __init__(self, policy: StaticTree, device: torch.device) -> None:
+    def __init__(self, policy: StaticTree, where: torch.device) -> None:
         tree, levels = policy.tree, expanded_levels(policy.tree)
         seen, depths = torch.from_numpy(np.array(tree.mask)), torch.from_numpy(np.array(tree.depths)).long()
         run = [node for level in levels[1:] for node in level]
         self.levels: list[Mask] = []
         for level in levels:
             so_far = run[: run.index(level[-1]) + 1] if self.levels else []
-            mask = _mask(seen[list(level)][:, so_far].to(device)) if self.levels else None
-            self.levels.append((mask, depths[list(level)][None].to(device)))
-        self.verify: Mask = (_mask(seen.to(device)) if tree.num_drafted else None, depths[None].to(device))
+            mask = _mask(seen[list(level)][:, so_far].to(where)) if self.levels else None
+            self.levels.append((mask, depths[list(level)][None].to(where)))
+        self.verify: Mask = (_mask(seen.to(where)) if tree.num_drafted else None, depths[None].to(where))
 
 
 def _mask(seen: torch.Tensor) -> TailMask | None:
@@ -37,37 +38,35 @@ def _mask(seen: torch.Tensor) -> TailMask | None:
 
 @dataclass(frozen=True, eq=False)
 class RunNodes:
-    """The nodes run so far this round: ``seen[B, E, E]`` who sees whom, the root first, and ``depths[B, E]``."""
+    """The nodes run so far this round: ``seen[B, E, E]`` who sees whom, the root first, and ``depths[B, E]``.
 
-    seen: torch.Tensor
-    depths: torch.Tensor
+    Arrays of the library that the round's state is made of.
+    """
+
+    seen: Array
+    depths: Array
 
     def grown(self, state: DraftState) -> RunNodes:
         """With the frontier after the others. A node sees what its parent sees, and itself; padding itself alone."""
-        rows = state.expanded.shape[0]
-        width = state.frontier.shape[1]
+        xp, (rows, before), width = array_namespace(state.frontier), self.depths.shape, state.frontier.shape[1]
         is_node = state.frontier >= 0
         parent = pick(state.parents, state.frontier)
-        place = (state.expanded[:, None, :] == parent[:, :, None]).to(torch.uint8).argmax(-1)
-        above = pick(self.seen, place) & is_node[:, :, None]
-        own = torch.eye(width, dtype=torch.bool, device=above.device).expand(rows, -1, -1)
-        old = torch.nn.functional.pad(self.seen, (0, width))
-        new = torch.cat([above, own], dim=2)
-        return RunNodes(
-            torch.cat([old, new], dim=1), torch.cat([self.depths, (pick(self.depths, place) + 1) * is_node], dim=1)
-        )
+        place = xp.argmax(xp.astype(state.expanded[:, None, :] == parent[:, :, None], xp.uint8), axis=-1)
+        seen = xp.zeros((rows, before + width, before + width), dtype=xp.bool, device=device(place))
+        seen[:, :before, :before] = self.seen
+        seen[:, before:, :before] = pick(self.seen, place) & is_node[:, :, None]
+        seen[:, before:, before:] = xp.eye(width, dtype=xp.bool, device=device(place))
+        depths = (pick(self.depths, place) + 1) * is_node
+        return RunNodes(seen, xp.concat([self.depths, depths], axis=1))
 
     def mask(self, width: int) -> Mask:
         """Of the newest ``width`` nodes, the root left out of what they see: it is text."""
-        return TailMask(self.seen[:, -width:, 1:]), self.depths[:, -width:]
+        return TailMask(as_tensor(self.seen[:, -width:, 1:])), as_tensor(self.depths[:, -width:])
 
 
-def only_root(num_rows: int, device: torch.device) -> RunNodes:
-    """When nothing but the root has been run."""
-    return RunNodes(
-        torch.ones(num_rows, 1, 1, dtype=torch.bool, device=device),
-        torch.zeros(num_rows, 1, dtype=torch.int64, device=device),
-    )
+def only_root(frontier: Array) -> RunNodes:
+    """When nothing but the root, the first ``frontier[B, 1]``, has been run."""
+    return RunNodes((frontier == frontier)[:, :, None], frontier - frontier)
 
 
 def tree_mask(parents: torch.Tensor, most_depth: int) -> Mask:

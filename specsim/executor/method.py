@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-from specsim.decoding import Array, Rule, StaticTree, TreePolicy, adjust, check_pairing, check_sampling
+from specsim.decoding import (
+    Array,
+    DraftState,
+    Rule,
+    StaticTree,
+    TokenTree,
+    TreePolicy,
+    adjust,
+    check_pairing,
+    check_sampling,
+)
 from specsim.decoding.rules import checked_knobs, facts
 from specsim.errors import InputError
 from specsim.tree import DraftTree
 
+Drafted = TypeVar("Drafted", DraftState, TokenTree)
+
 
 def on_host(values: torch.Tensor) -> Array:
-    """The same memory as a numpy array where it is the processor's: a verdict's small operations then cost half."""
+    """The same memory as a numpy array where it is the processor's: small operations then cost a quarter."""
     if values.device.type != "cpu":
         return values
     return values.float().numpy() if values.dtype in (torch.bfloat16, torch.float16) else values.numpy()
+
+
+def as_tensor(values: Array) -> torch.Tensor:
+    """Back from ``on_host``: the same memory as a tensor."""
+    return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+
+
+def as_tensors(drafted: Drafted) -> Drafted:
+    """A state or a tree with tensors in place of numpy's arrays."""
+    changed: dict[str, Any] = {
+        name: as_tensor(value) for name, value in vars(drafted).items() if isinstance(value, np.ndarray)
+    }
+    if not changed:
+        return drafted
+    if isinstance(drafted, DraftState):
+        changed["laws"] = tuple(map(as_tensor, drafted.laws))
+    return replace(drafted, **changed)
 
 
 @dataclass(frozen=True)
@@ -30,10 +61,9 @@ class Sampling:
     def __post_init__(self) -> None:
         check_sampling(self.temperature, self.top_k, self.top_p)
 
-    def law(self, logits: torch.Tensor) -> torch.Tensor:
-        """Probabilities ``[..., V]``, in fp32 or in the wider type of the logits."""
-        probs: torch.Tensor = adjust(logits, self.temperature, self.top_k, self.top_p)
-        return probs
+    def law(self, logits: Array) -> Any:
+        """Probabilities ``[..., V]``, in fp32 or in the wider type of the logits, arrays of the same library."""
+        return adjust(logits, self.temperature, self.top_k, self.top_p)
 
 
 @dataclass(frozen=True)
@@ -79,12 +109,14 @@ class Method:
         """A short name for people."""
         return self.tree.label if self.tree is not None else str(self.policy)
 
-    def draft_law(self, logits: torch.Tensor) -> torch.Tensor:
-        """What the policy reads: the law that it draws from, or how sure the drafter is.
+    def draft_law(self, logits: torch.Tensor) -> Array:
+        """What the policy reads, on the host: the law that it draws from, or how sure the drafter is.
 
         Ranks do not depend on the temperature, and at 0 only the law without it still says how sure the drafter is.
         """
-        return self.sampling.law(logits) if self.policy.draw != "top" else torch.softmax(logits.float(), -1)
+        if self.policy.draw != "top":
+            return self.sampling.law(on_host(logits))
+        return on_host(torch.softmax(logits, -1, dtype=torch.float32))
 
 
 def lossless_rule(tree: DraftTree, temperature: float) -> tuple[StaticTree, Rule]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 
-from specsim.decoding import DraftState, Draws, StaticTree, TokenTree, Verdict, draft_laws, sample, verify
+from specsim.decoding import Array, DraftState, Draws, StaticTree, TokenTree, Verdict, draft_laws, sample, verify
+from specsim.decoding.arrays import along
 from specsim.decoding.rules import facts
 from specsim.errors import InputError
 from specsim.executor.cache import TailMask
 from specsim.executor.drafters.base import Extra, Frontier, Verified
 from specsim.executor.masks import Mask, RunNodes, StaticMasks, only_root, tree_mask
-from specsim.executor.method import Method, on_host
+from specsim.executor.method import Method, as_tensor, as_tensors, on_host
 from specsim.executor.texts import Texts
 from specsim.methods.round import DraftPass, DraftRead, Situation, VerifyPass, expanded_levels, play_policy
 from specsim.work import HostWork, Pass, Work
@@ -32,8 +33,8 @@ class Round:
     Attributes:
         requests: Which prompt each row continues.
         context_tokens: Per row, tokens in the target's cache when the round began.
-        state: What was drafted.
-        tree: What was verified.
+        drafted: What was drafted, arrays on the host as the policy left them.
+        verified: What of it was verified, likewise.
         path: Per row the accepted nodes, root first.
         emitted: Per row the new tokens.
         target_logits: ``[B, N, V]``.
@@ -43,13 +44,23 @@ class Round:
 
     requests: list[int]
     context_tokens: list[int]
-    state: DraftState
-    tree: TokenTree
+    drafted: DraftState
+    verified: TokenTree
     path: list[list[int]]
     emitted: list[list[int]]
     target_logits: torch.Tensor
     method: Method
     played: list[tuple[Work, float]]
+
+    @cached_property
+    def state(self) -> DraftState:
+        """What was drafted, as tensors."""
+        return as_tensors(self.drafted)
+
+    @cached_property
+    def tree(self) -> TokenTree:
+        """What was verified, as tensors."""
+        return as_tensors(self.verified)
 
     @property
     def timed(self) -> list[tuple[Work, float]]:
@@ -109,15 +120,13 @@ class _RoundRun:
         texts, drafter = self.texts, self.texts.drafter
         pending = [1] * texts.num_rows if drafter is None or self.method.is_plain else drafter.pending_tokens
         at = Situation(list(self.lengths), pending, [1] * texts.num_rows)
-        play = play_policy(
-            self.method.policy, texts.roots(), at, drafter.drafting if drafter else "autoregressive", self._uniforms
-        )
-        timed = self._played(play)
+        drafting, roots = drafter.drafting if drafter else "autoregressive", on_host(texts.roots())
+        timed = self._played(play_policy(self.method.policy, roots, at, drafting, self._uniforms))
         return Round(
             requests=list(texts.requests),
             context_tokens=list(self.lengths),
-            state=self.state,
-            tree=self.tree,
+            drafted=self.state,
+            verified=self.tree,
             path=self.path,
             emitted=self.emitted,
             target_logits=self.logits,
@@ -148,7 +157,7 @@ class _RoundRun:
                 begin = now
             work = following
 
-    def _do(self, work: Work) -> torch.Tensor | None:
+    def _do(self, work: Work) -> Array | None:
         match work:
             case DraftPass() | DraftRead():
                 return self._draft(work.state)
@@ -160,22 +169,22 @@ class _RoundRun:
                 self._commit()
         return None
 
-    def _uniforms(self, shape: tuple[int, ...]) -> torch.Tensor:
-        return self.texts.uniforms(*shape[1:])
+    def _uniforms(self, shape: tuple[int, ...]) -> Array:
+        return on_host(self.texts.uniforms(*shape[1:]))
 
-    def _draft(self, state: DraftState) -> torch.Tensor:
+    def _draft(self, state: DraftState) -> Array:
         drafter = self.texts.drafter
         assert drafter is not None
         mask, depths = self._frontier_mask(state)
-        tokens = state.tokens.gather(1, state.frontier.clamp(min=0))
+        tokens = as_tensor(along(state.tokens, state.frontier.clip(0)))
         return self.method.draft_law(drafter.law(Frontier(state, tokens, depths, mask)))
 
     def _frontier_mask(self, state: DraftState) -> Mask:
         if self.masks is not None:
             return self.masks.levels[len(state.laws)]
         if self.run_nodes is None:
-            self.run_nodes = only_root(state.frontier.shape[0], self.texts.target.device)
-            return None, self.run_nodes.depths
+            self.run_nodes = only_root(state.frontier)
+            return None, as_tensor(self.run_nodes.depths)
         self.run_nodes = self.run_nodes.grown(state)
         return self.run_nodes.mask(state.frontier.shape[1])
 
@@ -183,8 +192,8 @@ class _RoundRun:
         texts, cache, drafter = self.texts, self.texts.cache, self.texts.drafter
         cache.rewind(self.lengths)
         self.state, self.tree, self.start = state, tree, cache.end
-        mask, depths = self.masks.verify if self.masks else tree_mask(tree.parents, len(state.laws))
-        tokens, num_nodes = tree.tokens, tree.tokens.shape[1]
+        mask, depths = self.masks.verify if self.masks else tree_mask(as_tensor(tree.parents), len(state.laws))
+        tokens, num_nodes = as_tensor(tree.tokens), tree.tokens.shape[1]
         self.extra = None if drafter is None or self.method.is_plain else drafter.extra()
         if self.extra is not None:
             tokens, depths, mask = _with_extra(self.extra, tokens, depths, mask)
@@ -201,12 +210,12 @@ class _RoundRun:
 
     def _verdict(self) -> Verdict:
         method, tree = self.method, self.tree
-        parents, tokens = on_host(tree.parents), on_host(tree.tokens)
+        parents, tokens, logits, laws = tree.parents, tree.tokens, on_host(self.logits), None
         if method.rule == "greedy":
-            return verify("greedy", parents, tokens, None, on_host(self.logits), None)
-        target_probs, laws = on_host(method.sampling.law(self.logits)), None
+            return verify("greedy", parents, tokens, None, logits, None)
+        target_probs = method.sampling.law(logits)
         if facts(method.rule).needs_draft_probs:
-            laws = on_host(draft_laws(self.state, tree, target_probs.shape[-1]))
+            laws = draft_laws(self.state, tree, target_probs.shape[-1])
         draws = Draws(on_host(self.texts.uniforms(tokens.shape[1])), on_host(self.texts.uniforms()))
         return verify(method.rule, parents, tokens, laws, target_probs, draws, **method.knobs)
 
@@ -235,8 +244,11 @@ class _RoundRun:
             )  # fmt: skip
 
     def _next_tokens(self) -> list[int]:
-        logits, sampling = self.logits[:, -1], self.method.sampling
-        chosen = logits.argmax(-1) if sampling.temperature == 0 else sample(sampling.law(logits), self.texts.uniforms())
+        logits, sampling = on_host(self.logits[:, -1]), self.method.sampling
+        if sampling.temperature == 0:
+            chosen = logits.argmax(-1)
+        else:
+            chosen = sample(sampling.law(logits), on_host(self.texts.uniforms()))
         tokens: list[int] = chosen.tolist()
         return tokens
 

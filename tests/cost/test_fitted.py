@@ -193,7 +193,7 @@ def test_a_device_without_fits_is_less_certain() -> None:
         cost = cost_of(device=device)
         spreads.append(float(cost.price(verify()).log_variance(cost.log_sd)) ** 0.5)
     assert 0.03 < spreads[0] < 0.9 * spreads[1] < 0.3
-    assert 0.1 < spreads[2] < 0.5
+    assert spreads[0] < 0.9 * spreads[2] < 0.5
 
 
 def test_where_nothing_was_fitted_the_roofline_prices() -> None:

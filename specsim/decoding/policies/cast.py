@@ -8,10 +8,9 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from specsim.decoding.arrays import Array, pick, trimmed
+from specsim.decoding.arrays import Array, array_namespace, pick, trimmed
 from specsim.decoding.policies.pool import check_at_least, most_probable, top_children_of_each
 from specsim.decoding.propose import top
 from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from array_api_compat import array_namespace
-
-from specsim.decoding.arrays import Array
+from specsim.decoding.arrays import Array, array_namespace
 from specsim.decoding.policies.pool import all_nodes, check_at_least, check_share, checked_uniforms
 from specsim.decoding.propose import top_children
 from specsim.decoding.sampling import sample
@@ -23,7 +21,7 @@ class ConfidenceChain:
 
     Args:
         draft_len: Most tokens.
-        threshold: In [0, 1]; a number, or one for each row in an array like the laws. 0 never stops.
+        threshold: In [0, 1]; a number, or one for each row in an array. 0 never stops.
         measure: What must be at least the threshold for drafting to go on.
             "token": the draft probability of the last token (Draft & Verify). That token is verified too.
             "path": the product of these since the root, that is 1 less the probability that some token so far is
@@ -59,7 +57,7 @@ class ConfidenceChain:
     def expand(self, state: DraftState, draft_probs: Array, uniforms: Array | None = None) -> DraftState:
         """Add a token to the rows that go on."""
         xp, node = array_namespace(draft_probs), state.parents.shape[1]
-        columns = xp.clip(state.frontier, max=0)
+        columns = state.frontier.clip(max=0)
         if self.measure == "law":
             columns = xp.where(self._is_sure(xp.max(draft_probs, axis=2)), columns, -1)
         state = state.grown(draft_probs, columns, self._token(draft_probs, uniforms))
@@ -79,7 +77,9 @@ class ConfidenceChain:
 
     def _is_sure(self, confidence: Array) -> Array:
         threshold = self.threshold
-        return confidence >= (threshold if isinstance(threshold, int | float) else threshold[:, None])
+        if isinstance(threshold, int | float):
+            return confidence >= threshold
+        return confidence >= array_namespace(confidence).asarray(threshold)[:, None]
 
     def _token(self, probs: Array, uniforms: Array | None) -> Array:
         if self.draw == "top":

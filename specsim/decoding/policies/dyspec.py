@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import Array, along, pick, trimmed
+from specsim.decoding.arrays import Array, along, array_namespace, device, pick, trimmed
 from specsim.decoding.policies.pool import all_nodes, ascending, check_at_least, check_share, checked_uniforms
 from specsim.decoding.propose import sample_children, top
 from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree

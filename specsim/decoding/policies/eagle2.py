@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from array_api_compat import array_namespace
-
-from specsim.decoding.arrays import Array, trimmed
+from specsim.decoding.arrays import Array, array_namespace, trimmed
 from specsim.decoding.policies.pool import check_at_least, most_probable, top_children_of_each
 from specsim.decoding.propose import top
 from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree

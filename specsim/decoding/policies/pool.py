@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import PADDING, Array, pick, trimmed
+from specsim.decoding.arrays import PADDING, Array, array_namespace, device, pick, trimmed
 from specsim.decoding.propose import top, top_children
 from specsim.decoding.state import DraftState
 from specsim.errors import InputError

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import Array, pick, trimmed
+from specsim.decoding.arrays import Array, array_namespace, device, pick, trimmed
 from specsim.decoding.policies.pool import all_nodes, check_at_least, checked_uniforms
 from specsim.decoding.policies.static import StaticTree
 from specsim.decoding.propose import top
@@ -95,7 +93,7 @@ class StochasticBeam:
         is_node = state.frontier >= 0
         rates = probs * (pick(state.path_probs, state.frontier) * is_node)[..., None]
         never = xp.full_like(probs, -xp.inf)
-        waits = xp.log(xp.clip(uniforms, min=TINY)) / xp.where(rates > 0, rates, xp.ones_like(rates))
+        waits = xp.log(uniforms.clip(min=TINY)) / xp.where(rates > 0, rates, xp.ones_like(rates))
         waits = xp.where(rates > 0, waits, never)
         first = xp.max(waits, axis=2)
         offset = pick(state.scores, state.frontier) - xp.where(first > -xp.inf, first, xp.zeros_like(first))

@@ -7,9 +7,8 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from array_api_compat import array_namespace, device
 
-from specsim.decoding.arrays import Array, pick
+from specsim.decoding.arrays import Array, array_namespace, device, pick
 from specsim.decoding.policies.pool import checked_uniforms
 from specsim.decoding.propose import sample_children, top_children
 from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree
@@ -127,5 +126,4 @@ class StaticTree:
 @lru_cache(maxsize=1024)
 def _rows(values: tuple[int, ...], batch: int, xp: Any, where: Any) -> Array:
     """The same values for each row, ``[B, len(values)]``, on a device; read only."""
-    row = xp.asarray(np.asarray(values, dtype=np.int64), device=where)
-    return xp.broadcast_to(row, (batch, len(values)))
+    return xp.asarray(np.tile(np.asarray(values, dtype=np.int64), (batch, 1)), device=where)

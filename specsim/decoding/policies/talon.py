@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import Array, trimmed
+from specsim.decoding.arrays import Array, array_namespace, device, trimmed
 from specsim.decoding.policies.pool import all_nodes, best_children, check_at_least, check_share
 from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import PADDING, Array, normalised
+from specsim.decoding.arrays import PADDING, Array, array_namespace, device, normalised, row_numbers
 from specsim.decoding.rules.traversal import accept_probs_of_coins
 from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, prefix_verdict
 from specsim.decoding.sampling import sample
@@ -33,7 +31,7 @@ def block_verification(parents: Array, tokens: Array, draft_probs: Array, target
     rates, left = block_rates(parents, tokens, draft_probs, target_probs)
     nodes = xp.arange(parents.shape[1], device=device(parents))
     end = xp.max(xp.where(draws.accept < rates, nodes, 0), axis=1)
-    law = left[xp.arange(parents.shape[0], device=device(parents)), end]
+    law = left[row_numbers(parents), end]
     return prefix_verdict(end, parents.shape[1], sample(law, draws.bonus))
 
 
@@ -52,7 +50,7 @@ def block_rates(parents: Array, tokens: Array, draft_probs: Array, target_probs:
         kept.append(xp.minimum(kept[-1] * wanted[:, node], drawn[:, node]) / safe[:, node])
     p = xp.stack(kept, axis=1)
     is_last = xp.concat([parents[:, 1:] < 0, parents[:, :1] == -1], axis=1)
-    gain = xp.clip(p[..., None] * target_probs - draft_probs, min=0.0)
+    gain = (p[..., None] * target_probs - draft_probs).clip(min=0.0)
     mass = xp.sum(gain, axis=-1)
     total = mass + (1 - p)
     # Both terms vanish only where the laws are equal and p is 1: a longer prefix then succeeds for certain.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import Array
+from specsim.decoding.arrays import Array, array_namespace, row_numbers
 from specsim.decoding.rules.verdict import Draws, Verdict, verdict
 from specsim.decoding.sampling import sample
 
@@ -24,7 +22,7 @@ def greedy(parents: Array, tokens: Array, target_probs: Array) -> Verdict:
     ([[0, 1]], [0])
     """
     xp = array_namespace(target_probs)
-    rows = xp.arange(parents.shape[0], device=device(parents))
+    rows = row_numbers(parents)
     return follow(parents, tokens, lambda node: xp.argmax(target_probs[rows, node], axis=-1))
 
 
@@ -44,7 +42,7 @@ def one_hot(parents: Array, tokens: Array, target_probs: Array, draws: Draws) ->
     >>> kept.path.tolist(), kept.bonus.tolist()
     ([[0, 1]], [1])
     """
-    rows = array_namespace(parents).arange(parents.shape[0], device=device(parents))
+    rows = row_numbers(parents)
     return follow(parents, tokens, lambda node: sample(target_probs[rows, node], draws.accept[rows, node]))
 
 

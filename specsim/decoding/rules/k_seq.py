@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import Array, normalised, path_probs
+from specsim.decoding.arrays import Array, array_namespace, device, normalised, path_probs, row_numbers
 from specsim.decoding.rules.verdict import Draws, Verdict, is_child, verdict_at
 from specsim.decoding.sampling import sample
 
@@ -32,7 +30,7 @@ def k_seq(parents: Array, tokens: Array, draft_probs: Array, target_probs: Array
     [[0, 2]]
     """
     xp = array_namespace(parents, target_probs)
-    rows = xp.arange(parents.shape[0], device=device(parents))
+    rows = row_numbers(parents)
     joined, eldest = join_equal_paths(parents, tokens)
     node = xp.zeros_like(parents[:, 0])
     while True:
@@ -62,12 +60,12 @@ def join_equal_paths(parents: Array, tokens: Array) -> tuple[Array, Array]:
     ([[-1, 0, 0, 1, 1]], [[0, 1, 1, 3, 4]])
     """
     xp = array_namespace(parents, tokens)
-    rows = xp.arange(parents.shape[0], device=device(parents))[:, None]
+    rows = row_numbers(parents)[:, None]
     joined = parents
     while True:
         same = (joined[:, :, None] == joined[:, None, :]) & (tokens[:, :, None] == tokens[:, None, :])
         eldest = xp.argmax(xp.astype(same, xp.uint8), axis=-1)
-        further = xp.where(parents >= 0, eldest[rows, xp.clip(parents, min=0)], parents)
+        further = xp.where(parents >= 0, eldest[rows, parents.clip(min=0)], parents)
         if not bool(xp.any(further != joined)):
             return joined, eldest
         joined = further
@@ -79,7 +77,7 @@ def _accept_probs(law: Array, proposal: Array, num: Array) -> tuple[Array, Array
     rho = damping(law, proposal, num)[..., None]
     common = xp.minimum(law / rho, proposal)
     share = _share(xp.sum(common, axis=-1), xp.astype(num, law.dtype))
-    residual = normalised(xp.clip(law - common * share[..., None], min=0.0), law)
+    residual = normalised((law - common * share[..., None]).clip(min=0.0), law)
     return common / xp.where(proposal > 0, proposal, xp.ones_like(proposal)), residual
 
 
@@ -107,7 +105,7 @@ def damping(law: Array, proposal: Array, num: Array) -> Array:
         beta = xp.sum(xp.minimum(law / rho[..., None], proposal), axis=-1)
         # The last rung is the upper end, known to be valid.
         num_invalid = xp.sum(xp.astype(_share(beta, k) > rho, law.dtype), axis=-1)
-        low = low + step * xp.clip(num_invalid, max=NUM_RUNGS - 1)
+        low = low + step * num_invalid.clip(max=NUM_RUNGS - 1)
         high = low + step
     return high
 
@@ -116,7 +114,7 @@ def _share(beta: Array, k: Array) -> Array:
     """``(1 - (1 - beta)^k) / beta``: expected candidates judged; its limit k at beta = 0."""
     xp = array_namespace(beta)
     safe = xp.where(beta > 0, beta, xp.ones_like(beta))
-    return xp.where(beta > 0, (1 - xp.clip(1 - beta, min=0.0) ** k) / safe, k)
+    return xp.where(beta > 0, (1 - (1 - beta).clip(min=0.0) ** k) / safe, k)
 
 
 def k_seq_outcome(parents: Array, tokens: Array, draft_probs: Array, target_probs: Array) -> tuple[Array, Array]:
@@ -126,12 +124,12 @@ def k_seq_outcome(parents: Array, tokens: Array, draft_probs: Array, target_prob
     ancestors.
     """
     xp = array_namespace(parents, target_probs)
-    rows = xp.arange(parents.shape[0], device=device(parents))[:, None]
+    rows = row_numbers(parents)[:, None]
     ids = xp.arange(parents.shape[1], device=device(parents))
     joined, eldest = join_equal_paths(parents, tokens)
     of = is_child(joined)
     accept, residual = _accept_probs(target_probs, draft_probs, xp.sum(xp.astype(of, xp.int64), axis=-1))
-    above = xp.clip(joined, min=0)
+    above = joined.clip(min=0)
     token = xp.where(joined >= 0, tokens, xp.zeros_like(tokens))
     alone = xp.where(joined >= 0, accept[rows, above, token], xp.zeros_like(accept[..., 0]))
     fails, ones = 1 - alone, xp.ones_like(alone)
@@ -146,10 +144,10 @@ def k_seq_outcome(parents: Array, tokens: Array, draft_probs: Array, target_prob
 def _accept_probs_of_ends(parents: Array, ends: Array) -> Array:
     """Acceptance given the parent's, ``[B, N]``, from the probability that the path ends at each node."""
     xp = array_namespace(parents, ends)
-    rows = xp.arange(parents.shape[0], device=device(parents))[:, None]
+    rows = row_numbers(parents)[:, None]
     of, passes = xp.astype(is_child(parents), ends.dtype), ends
     for _ in range(parents.shape[1] - 1):
         passes = ends + xp.sum(of * passes[:, None, :], axis=-1)
-    above = passes[rows, xp.clip(parents, min=0)]
+    above = passes[rows, parents.clip(min=0)]
     accept = xp.where(above > 0, passes / xp.where(above > 0, above, xp.ones_like(above)), xp.zeros_like(above))
     return xp.where(parents >= 0, accept, xp.astype(parents == -1, ends.dtype))

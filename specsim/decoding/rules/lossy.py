@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import PADDING, Array, depths, path_probs
-from specsim.decoding.rules.rejection import chain_accept_probs, chain_end, residual, row_numbers
+from specsim.decoding.arrays import PADDING, Array, array_namespace, depths, path_probs, row_numbers
+from specsim.decoding.rules.rejection import chain_accept_probs, chain_end, residual
 from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, prefix_verdict, verdict_at
 from specsim.decoding.sampling import sample
+
+LEAST = 1e-37
+"""Stands for a probability of zero where its logarithm is taken: above the smallest normal single-precision number."""
 
 
 def typical_end(parents: Array, tokens: Array, target_probs: Array, *, epsilon: float, delta: float) -> Array:
@@ -19,11 +20,11 @@ def typical_end(parents: Array, tokens: Array, target_probs: Array, *, epsilon: 
     Source: Medusa (Cai et al. 2024, arXiv:2401.10774): epsilon 0.09 and delta 0.3, about its square root.
     """
     xp = array_namespace(parents, target_probs)
-    rows = xp.arange(parents.shape[0], device=device(parents))[:, None]
+    rows = row_numbers(parents)[:, None]
     probs = drafted_probs(parents, tokens, target_probs)
-    logs = xp.log(xp.where(target_probs > 0, target_probs, xp.ones_like(target_probs)))
-    limit = delta * xp.exp(xp.sum(target_probs * logs, axis=-1))
-    limit = xp.minimum(limit, xp.full_like(limit, epsilon))[rows, xp.clip(parents, min=0)]
+    # A probability of 0 adds nothing, whatever number stands for its logarithm.
+    limit = delta * xp.exp(xp.vecdot(target_probs, xp.log(target_probs.clip(min=LEAST)), axis=-1))
+    limit = xp.minimum(limit, xp.full_like(limit, epsilon))[rows, parents.clip(min=0)]
     accepted = path_probs(parents, xp.astype((probs > limit) | (parents < 0), probs.dtype)) > 0
     return _deepest(parents, accepted, path_probs(parents, probs))
 
@@ -59,8 +60,7 @@ def _deepest(parents: Array, accepted: Array, score: Array) -> Array:
 
 def target_after(parents: Array, end: Array, target_probs: Array, draws: Draws) -> Verdict:
     """The path to ``end[B]``, and the target's own sample after it."""
-    xp = array_namespace(target_probs)
-    law = target_probs[xp.arange(end.shape[0], device=device(end)), end]
+    law = target_probs[row_numbers(end), end]
     return verdict_at(parents, end, sample(law, draws.bonus))
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import Array, path_probs, pick
+from specsim.decoding.arrays import Array, array_namespace, device, path_probs, pick
 from specsim.decoding.arrays import one_hot as one_hot_law
 from specsim.decoding.rules.block import block_outcome
 from specsim.decoding.rules.facts import Rule, checked_knobs

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import Array, normalised
+from specsim.decoding.arrays import Array, array_namespace, device, normalised, row_numbers
 from specsim.decoding.rules.verdict import Draws, Verdict, check_chains, drafted_probs, family, prefix_verdict, verdict
 from specsim.decoding.sampling import sample
 
@@ -17,7 +15,7 @@ def after_rejection(
     See :func:`accept_prob_and_residual`. Where it was not rejected, or not drawn, the law stays.
     """
     xp = array_namespace(law, proposal)
-    left = normalised(xp.clip(law - proposal * xp.astype(rejected, law.dtype)[..., None], min=0.0), law)
+    left = normalised((law - proposal * xp.astype(rejected, law.dtype)[..., None]).clip(min=0.0), law)
     if replacement:
         return left, proposal
     return left, rest_of(proposal, token)
@@ -68,8 +66,8 @@ def entry(laws: Array, token: Array) -> Array:
     """Probability of ``token[...]`` under ``laws[..., V]``; a negative token reads entry 0."""
     xp = array_namespace(laws, token)
     flat = xp.reshape(laws, (-1, laws.shape[-1]))
-    index = xp.clip(xp.reshape(token, (-1,)), min=0)
-    return xp.reshape(flat[xp.arange(index.shape[0], device=device(laws)), index], token.shape)
+    index = xp.reshape(token, (-1,)).clip(min=0)
+    return xp.reshape(flat[row_numbers(index), index], token.shape)
 
 
 def token_rejection(parents: Array, tokens: Array, draft_probs: Array, target_probs: Array, draws: Draws) -> Verdict:
@@ -121,13 +119,7 @@ def chain_end(
 
 def residual(target_probs: Array, draft_probs: Array, taken: Array) -> Array:
     """The target's laws ``[..., V]`` less ``taken[...]`` times the draft's, normalised."""
-    xp = array_namespace(target_probs)
-    return normalised(xp.clip(target_probs - taken[..., None] * draft_probs, min=0.0), target_probs)
-
-
-def row_numbers(per_row: Array) -> Array:
-    """Row numbers for ``per_row[B]``."""
-    return array_namespace(per_row).arange(per_row.shape[0], device=device(per_row))
+    return normalised((target_probs - taken[..., None] * draft_probs).clip(min=0.0), target_probs)
 
 
 def recursive_rejection(
@@ -157,7 +149,7 @@ def recursive_rejection(
     ([[0]], [1])
     """
     xp = array_namespace(parents, target_probs)
-    rows = xp.arange(parents.shape[0], device=device(parents))
+    rows = row_numbers(parents)
     first_child, next_sibling = family(parents)
     node = xp.zeros_like(parents[:, 0])
     law, child = target_probs[:, 0], first_child[:, 0]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import Array, depths, normalised
+from specsim.decoding.arrays import Array, array_namespace, depths, device, normalised, row_numbers
 from specsim.decoding.rules.verdict import Draws, Verdict, family, is_child, verdict_at
 from specsim.decoding.sampling import sample
 
@@ -59,7 +57,7 @@ def traversal(
     nodes = xp.arange(parents.shape[1], device=device(parents))
     succeeds = (draws.accept < rates) | (nodes == 0)
     end = _first_success(parents, succeeds, num_levels=len(levels))
-    law = target_probs[xp.arange(parents.shape[0], device=device(parents)), end]
+    law = target_probs[row_numbers(parents), end]
     for level in levels:
         ends_here = level.nodes == end[level.rows]
         # Where rounding left nothing, the law is kept as it is.
@@ -80,14 +78,14 @@ def traversal_rates(
     # One column more than nodes: what is written for a child that does not exist goes there.
     rates = xp.zeros((parents.shape[0], num_nodes + 1), dtype=target_probs.dtype, device=device(target_probs))
     rates[:, 0] = 1
-    above, every = xp.clip(parents, min=0), xp.arange(parents.shape[0], device=device(parents))[:, None]
+    above, every = parents.clip(min=0), row_numbers(parents)[:, None]
     at_level = parents == -1
     levels: list[Level] = []
     while True:
         rows, nodes = xp.nonzero(at_level & (first_child >= 0))
         if rows.shape[0] == 0:
             return rates[:, :num_nodes], levels
-        places = xp.arange(rows.shape[0], device=device(rows))
+        places = row_numbers(rows)
         rate, child, proposal = rates[rows, nodes], first_child[rows, nodes], draft_probs[rows, nodes]
         scaled = rate[:, None] * target_probs[rows, nodes]  # the rate a times the law t: its sum is a
         while bool(xp.any(exists := child >= 0)):
@@ -111,7 +109,7 @@ def traversal_rates(
 def _after_deletion(scaled: Array, rate: Array, proposal: Array) -> tuple[Array, Array]:
     """Law times rate ``[K, V]`` and rate ``[K]`` of nodes that lost a child: ``a t := (a t - d)+ / (S + 1 - a)``."""
     xp = array_namespace(scaled)
-    gain = xp.clip(scaled - proposal, min=0.0)
+    gain = (scaled - proposal).clip(min=0.0)
     mass = xp.sum(gain, axis=-1)
     total = mass + (1 - rate)
     # It vanishes only where the laws are equal and the rate is 1: the child had rate 1 as well.
@@ -161,7 +159,7 @@ def accept_probs_of_coins(parents: Array, rates: Array) -> Array:
         none = (1 - rates) * xp.prod(xp.where(of, none[:, None, :], ones[:, None, :]), axis=-1)
     is_elder = (parents[:, :, None] == parents[:, None, :]) & (ids < ids[:, None])
     elders_fail = xp.prod(xp.where(is_elder, none[:, None, :], ones[:, None, :]), axis=-1)
-    rows = xp.arange(parents.shape[0], device=device(parents))[:, None]
-    some = (1 - none)[rows, xp.clip(parents, min=0)]
+    rows = row_numbers(parents)[:, None]
+    some = (1 - none)[rows, parents.clip(min=0)]
     accept = xp.where(some > 0, elders_fail * (1 - none) / xp.where(some > 0, some, ones), 0 * ones)
     return xp.where(parents >= 0, accept, xp.astype(parents == -1, rates.dtype))

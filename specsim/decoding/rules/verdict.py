@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from array_api_compat import array_namespace, device
-
-from specsim.decoding.arrays import PADDING, Array
+from specsim.decoding.arrays import PADDING, Array, array_namespace, device, row_numbers
 from specsim.decoding.state import node_probs
 from specsim.errors import InputError
 
@@ -57,7 +55,7 @@ def verdict_at(parents: Array, end: Array, bonus: Array) -> Verdict:
     """
     xp = array_namespace(parents)
     num_nodes = parents.shape[1]
-    rows = xp.arange(parents.shape[0], device=device(parents))
+    rows = row_numbers(parents)
     path = [end]
     while bool(xp.any(path[-1] % num_nodes > 0)):
         path.append(xp.where(path[-1] % num_nodes > 0, parents[rows, path[-1] % num_nodes], num_nodes))

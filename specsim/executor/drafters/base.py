@@ -32,7 +32,7 @@ from typing import Protocol
 
 import torch
 
-from specsim.decoding import DraftState
+from specsim.decoding import Array, DraftState
 from specsim.executor.cache import KvCache, TailMask
 from specsim.methods.round import Drafting
 
@@ -64,9 +64,10 @@ class Frontier:
     """The nodes whose law is asked for: the first time in a round the root alone, later what the policy chose.
 
     Attributes:
-        state: The pool so far. ``state.frontier[B, F]`` are the nodes, -1 for padding; ``state.expanded[B, E]`` those
-            run earlier this round, in the order in which they ran, padding included; ``state.parents``, ``.tokens``
-            give the path of any node.
+        state: The pool so far, in arrays of numpy where the texts lie in the processor's memory.
+            ``state.frontier[B, F]`` are the nodes, -1 for padding; ``state.expanded[B, E]`` those run earlier this
+            round, in the order in which they ran, padding included; ``state.parents``, ``.tokens`` give the path of
+            any node.
         tokens: ``[B, F]`` the nodes' own tokens; 0 for padding.
         depths: ``[B, F]`` their depth, 0 for the root and for padding; ``[1, F]`` where all rows are alike.
         mask: ``mask.seen[B or 1, F, E - 1 + F]``: which of the nodes run this round each one sees, in the order of
@@ -100,7 +101,7 @@ class Extra:
 
 @dataclass(frozen=True, eq=False)
 class Verified:
-    """What came out of a round.
+    """What came out of a round. The tree and the pool are arrays of numpy where texts lie in the processor's memory.
 
     Attributes:
         tokens: ``[B, N]`` the tree that the target ran, root first, every parent before its children.
@@ -114,9 +115,9 @@ class Verified:
         emitted: Per row the new tokens: those of the path but the root, then the bonus token, which is the next root.
     """
 
-    tokens: torch.Tensor
-    parents: torch.Tensor
-    nodes: torch.Tensor
+    tokens: Array
+    parents: Array
+    nodes: Array
     state: DraftState
     logits: torch.Tensor
     features: torch.Tensor | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
 import torch
 
 from specsim.decoding import DraftState
@@ -15,6 +16,7 @@ from specsim.executor.drafters.base import Drafter, Extra, Frontier, Prompt, Ver
 from specsim.executor.drafters.heads import padded
 from specsim.executor.llama import Llama, text_lengths
 from specsim.executor.masks import RunNodes, only_root
+from specsim.executor.method import as_tensor
 from specsim.methods.round import Drafting
 
 
@@ -157,30 +159,30 @@ class Cascade:
 
     def _small_laws(self, nodes: list[int]) -> torch.Tensor:
         """The smaller drafter's logits ``[B, V]`` after one node per row, -1 for rows that ask nothing."""
-        state = self._state(nodes)
-        if state.expanded.shape[1]:
+        state, device, mask = self._state(nodes), self.middle.device, None
+        if not state.expanded.shape[1]:
+            self._seen_by_small = only_root(state.frontier)
+        elif self.small.drafting != "lookup":  # which runs no model, so that nothing of it sees anything
             self._seen_by_small = self._seen_by_small.grown(state)
-            mask, depths = self._seen_by_small.mask(1)
-        else:
-            self._seen_by_small = only_root(len(nodes), self.middle.device)
-            mask, depths = None, self._seen_by_small.depths
-        tokens = state.tokens.gather(1, state.frontier.clamp(min=0))
+            mask = self.middle.mask(as_tensor(self._seen_by_small.seen[:, -1:, 1:]))
+        depths = [[len(row.path(node)) - 1 if node >= 0 else 0] for row, node in zip(self.rows, nodes, strict=True)]
+        tokens = [[row.tokens[max(node, 0)]] for row, node in zip(self.rows, nodes, strict=True)]
         for row, node in zip(self.rows, nodes, strict=True):
             row.run_by_small.append(node)
-        return self.small.law(Frontier(state, tokens, depths, mask))[:, 0]
+        asked = Frontier(state, torch.tensor(tokens, device=device), torch.tensor(depths, device=device), mask)
+        return self.small.law(asked)[:, 0]
 
     def _state(self, frontier: list[int]) -> DraftState:
         """All nodes as the smaller drafter knows them."""
-        device, most = self.middle.device, max(len(row.tokens) for row in self.rows)
-        parents = [row.parents + [PADDING] * (most - len(row.parents)) for row in self.rows]
+        most = max(len(row.tokens) for row in self.rows)
         return DraftState(
-            parents=torch.tensor(parents, device=device),
-            tokens=padded([row.tokens for row in self.rows], device),
-            probs=(ones := torch.ones(len(self.rows), most, device=device)),
+            parents=np.array([row.parents + [PADDING] * (most - len(row.parents)) for row in self.rows]),
+            tokens=np.array([row.tokens + [0] * (most - len(row.tokens)) for row in self.rows]),
+            probs=(ones := np.ones((len(self.rows), most), np.float32)),
             path_probs=ones,
-            frontier=torch.tensor(frontier, device=device)[:, None],
+            frontier=np.array(frontier)[:, None],
             num_draws=0,
-            expanded=padded([row.run_by_small for row in self.rows], device),
+            expanded=np.array([row.run_by_small for row in self.rows], dtype=np.int64),
         )
 
     def _run(self, nodes: list[list[int]]) -> None:
@@ -190,10 +192,9 @@ class Cascade:
             ([] if num_old else list(range(row.num_before)), new) for row, new in zip(self.rows, nodes, strict=True)
         ]
         size = max(len(before) + len(new) for before, new in plans)
-        tokens = torch.zeros(len(nodes), size, dtype=torch.int64)
-        offsets = torch.zeros_like(tokens)
-        seen = torch.zeros(len(nodes), size, num_old + size, dtype=torch.bool)
-        seen[:, :, num_old:] = torch.eye(size, dtype=torch.bool)
+        tokens, offsets = np.zeros((2, len(nodes), size), dtype=np.int64)
+        seen = np.zeros((len(nodes), size, num_old + size), dtype=bool)
+        seen[:, :, num_old:] = np.eye(size, dtype=bool)
         for number, (row, (before, new)) in enumerate(zip(self.rows, plans, strict=True)):
             for place in before:
                 tokens[number, place], offsets[number, place] = self.pending[number][place], place
@@ -203,9 +204,9 @@ class Cascade:
                 path = row.path(node)
                 tokens[number, place], offsets[number, place] = row.tokens[node], row.num_before + len(path) - 1
                 seen[number, place, [*range(row.num_before), *(row.slots[n] for n in path)]] = True
-        device = self.middle.device
-        positions = text_lengths(self.cache) + offsets.to(device)
-        logits = self.middle.forward(tokens.to(device), positions, self.cache, self.middle.mask(seen))
+        device, mask = self.middle.device, self.middle.mask(torch.from_numpy(seen))
+        positions = text_lengths(self.cache) + torch.from_numpy(offsets).to(device)
+        logits = self.middle.forward(torch.from_numpy(tokens).to(device), positions, self.cache, mask)
         for number, (row, (before, new)) in enumerate(zip(self.rows, plans, strict=True)):
             row.laws.update({node: logits[number, place] for place, node in enumerate(new, start=len(before))})
         self.num_passes += 1
@@ -229,7 +230,7 @@ class Cascade:
             self.pending[number] = verified.emitted[number][len(run) - 1 :]
         self.cache.keep(kept)
         state = self._state([-1] * len(nodes))
-        self.small.observe(replace(verified, nodes=torch.tensor(nodes, device=self.middle.device), state=state))
+        self.small.observe(replace(verified, nodes=np.array(nodes), state=state))
 
     def keep_rows(self, rows: list[int]) -> None:
         self.cache.keep_rows(rows)

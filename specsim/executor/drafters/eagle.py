@@ -9,12 +9,14 @@ import torch
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pad_sequence
 
+from specsim.decoding.arrays import pick
 from specsim.errors import InputError
 from specsim.executor.cache import KvCache
 from specsim.executor.drafters.base import Extra, Frontier, Prompt, Verified
 from specsim.executor.drafters.heads import padded, read_head, read_head_config
 from specsim.executor.layers import Weights
 from specsim.executor.llama import Llama, text_lengths
+from specsim.executor.method import as_tensor
 from specsim.executor.weights import LlamaShape, expected_tensors, read_shape
 from specsim.methods.round import Drafting
 
@@ -89,10 +91,9 @@ class Eagle:
 
     def _run_nodes(self, frontier: Frontier) -> torch.Tensor:
         state = frontier.state
-        rows = torch.arange(state.frontier.shape[0], device=state.frontier.device)[:, None]
-        parents = state.parents[rows, state.frontier.clamp(min=0)]
-        column = (state.expanded[:, None] == parents[..., None]).to(torch.uint8).argmax(-1)
-        x = self._fused(frontier.tokens, self.drafted[rows, column])
+        parents = as_tensor(pick(state.parents, state.frontier.clip(0)))
+        column = (as_tensor(state.expanded)[:, None] == parents[..., None]).to(torch.uint8).argmax(-1)
+        x = self._fused(frontier.tokens, pick(self.drafted, column))
         return self.body.run(x, text_lengths(self.cache) + frontier.depths - 1, self.cache, frontier.mask)
 
     def _fused(self, tokens: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from specsim.errors import InputError
 from specsim.executor.drafters.base import Extra, Frontier, Prompt, Verified
+from specsim.executor.method import as_tensor
 from specsim.methods.round import Drafting
 from specsim.tree import DraftTree
 
@@ -84,8 +85,8 @@ class TokenRecycling:
         return None
 
     def observe(self, verified: Verified) -> None:
-        real = verified.parents > -2
-        self._learn(verified.tokens[real], verified.logits[real])
+        real = as_tensor(verified.parents > -2)
+        self._learn(as_tensor(verified.tokens)[real], verified.logits[real])
 
     def _learn(self, tokens: torch.Tensor, logits: torch.Tensor) -> None:
         """Take the successors of ``tokens[n]`` from ``logits[n, V]``; of equal tokens the last wins."""
