@@ -127,7 +127,7 @@ def evaluate(net: Plain, features: Rows32) -> Rows32:
     hidden = net.second @ hidden
     hidden += net.second_shift
     np.maximum(hidden, 0, out=hidden)
-    return np.clip(net.out @ hidden + np.float32(net.out_shift), -MOST, MOST)
+    return np.asarray(np.clip(net.out @ hidden + np.float32(net.out_shift), -MOST, MOST), dtype=np.float32)
 
 
 def within(columns: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> Float:
