@@ -30,7 +30,7 @@ from specsim.calibrate.elementwise import BOUNDS as BYTE_BOUNDS
 from specsim.calibrate.elementwise import OPS
 from specsim.calibrate.frame import Form, fit_kernel
 from specsim.calibrate.gemm import Rows
-from specsim.calibrate.gemm_fits import FOLDS, Group, fit_group
+from specsim.calibrate.gemm_fits import NUM_FOLDS, Group, fit_group
 from specsim.calibrate.operators import Table, groups, save_operator_fits, select, split_unseen
 from specsim.cli.calibrate import profile_as_toml
 from specsim.cost.fits import OperatorFit, profile_name
@@ -99,8 +99,8 @@ def _lazily(function: Callable[..., OperatorFit], *arguments: Any) -> Callable[[
 def fit_gemm_rows(rows: Table, device: HardwareProfile, engine: str, version: str, dtype: str) -> OperatorFit:
     """Dense layers; whole values of n and k are left out in turn."""
     _check_rows(rows)
-    masks = [split_unseen(rows, ("n", "k"), fold) for fold in (*FOLDS, *range(1, 40))]
-    useful = [mask for mask in masks if 0.05 < mask.mean() < 0.5][: len(FOLDS)]
+    masks = [split_unseen(rows, ("n", "k"), fold) for fold in range(40)]
+    useful = [mask for mask in masks if 0.05 < mask.mean() < 0.5][:NUM_FOLDS]
     if len(useful) < 2:
         raise InputError("gemm", "must have enough values of n and k to leave some out twice", len(useful))
     return fit_group(Group(device.name, engine, version, dtype, Rows(rows, device), tuple(useful), SOURCE))[0]
