@@ -25,16 +25,13 @@ import numpy as np
 
 from gpu_campaign.campaign import write_tables
 from specsim.calibrate.allreduce import RING
-from specsim.calibrate.allreduce import SIZES as REDUCE_SIZES
 from specsim.calibrate.attention import RANGED, decode_forms, impossible, with_heads
-from specsim.calibrate.attention import SIZES as ATTENTION_SIZES
 from specsim.calibrate.elementwise import BOUNDS as BYTE_BOUNDS
 from specsim.calibrate.elementwise import OPS
-from specsim.calibrate.elementwise import SIZES as BYTE_SIZES
 from specsim.calibrate.frame import Form, fit_kernel
 from specsim.calibrate.gemm import Rows
 from specsim.calibrate.gemm_fits import NUM_FOLDS, Group, fit_group
-from specsim.calibrate.operators import Table, groups, leave_out, save_operator_fits, select
+from specsim.calibrate.operators import Table, groups, save_operator_fits, select, split_unseen
 from specsim.cli.calibrate import profile_as_toml
 from specsim.cost.fits import OperatorFit, profile_name
 from specsim.cost.operators.allreduce import AllReduceParams, allreduce_time_s
@@ -102,7 +99,8 @@ def _lazily(function: Callable[..., OperatorFit], *arguments: Any) -> Callable[[
 def fit_gemm_rows(rows: Table, device: HardwareProfile, engine: str, version: str, dtype: str) -> OperatorFit:
     """Dense layers; whole values of n and k are left out in turn."""
     _check_rows(rows)
-    useful = [mask for mask in leave_out(rows, ("n", "k"), NUM_FOLDS) if 0.02 < mask.mean() < 0.7]
+    masks = [split_unseen(rows, ("n", "k"), fold) for fold in range(40)]
+    useful = [mask for mask in masks if 0.05 < mask.mean() < 0.5][:NUM_FOLDS]
     if len(useful) < 2:
         raise InputError("gemm", "must have enough values of n and k to leave some out twice", len(useful))
     return fit_group(Group(device.name, engine, version, dtype, Rows(rows, device), tuple(useful), SOURCE))[0]
@@ -125,7 +123,7 @@ def fit_attention(
     forms = [Form(form.bounds, {**form.held, **way}, times) for form in usual for way in ways]
     operator = f"attention_decode {family} {variant}"
     names = {"gpu": device.name, "operator": operator, "engine": engine, "version": version, "dtype": dtype}
-    return fit_kernel(forms, rows, ("heads",), RANGED, ATTENTION_SIZES, **names, variant=variant).fit
+    return fit_kernel(forms, rows, ("heads",), RANGED, **names, variant=variant).fit
 
 
 def fit_elementwise(
@@ -139,9 +137,7 @@ def fit_elementwise(
         return elementwise_time_s(rows, device, ElementwiseParams(**params))
 
     names = {"gpu": device.name, "operator": f"elementwise {op}", "engine": engine, "version": version, "dtype": dtype}
-    return fit_kernel(
-        [Form(BYTE_BOUNDS, {}, times)], columns, ("model",), ("bytes",), BYTE_SIZES, **names, variant=op
-    ).fit
+    return fit_kernel([Form(BYTE_BOUNDS, {}, times)], columns, ("model",), ("bytes",), **names, variant=op).fit
 
 
 def fit_allreduce(rows: Table, device: HardwareProfile, kernel: str, version: str, dtype: str) -> OperatorFit:
@@ -159,7 +155,7 @@ def fit_allreduce(rows: Table, device: HardwareProfile, kernel: str, version: st
         "dtype": dtype,
     }
     form = Form(RING, {"limit_bytes": 0.0}, times)
-    return fit_kernel([form], rows, ("bytes",), ("bytes", "n_gpus"), REDUCE_SIZES, **names, variant=kernel).fit
+    return fit_kernel([form], rows, ("bytes",), ("bytes", "n_gpus"), **names, variant=kernel).fit
 
 
 def _check_rows(rows: Table) -> None:

@@ -126,8 +126,17 @@ class Sizes(NamedTuple):
     edges: tuple[float, ...]
 
 
+ALL_ALIKE: Final = Sizes(("latency_us",), ())
+"""One interval for all sizes."""
+
+
 def fit_kernel(
-    forms: Sequence[Form], rows: Table, families: Sequence[str], ranged: Sequence[str], sizes: Sizes, **name: str
+    forms: Sequence[Form],
+    rows: Table,
+    families: Sequence[str],
+    ranged: Sequence[str],
+    sizes: Sizes = ALL_ALIKE,
+    **name: str,
 ) -> Found:
     """The best of the forms for these rows, fitted to all of them, with its errors on families left out.
 
@@ -154,7 +163,8 @@ def fit_kernel(
         log_errors = np.log(report.measured_s / report.predicted_s)
         spread, width = float(np.std(log_errors)), quantile_90(log_errors)
         out = np.concatenate([np.flatnonzero(mask) for mask, _ in folds.values()])
-        widths = widths_by_size({c: rows[c][out] for c in sizes.columns}, *sizes, log_errors)
+        if sizes.edges:
+            widths = widths_by_size({c: rows[c][out] for c in sizes.columns}, *sizes, log_errors)
     else:  # too few families to leave any out: nothing is known about unseen ones but the error on seen ones
         log_errors = np.log(rows["latency_us"] * 1e-6 / form.times(rows, whole.params))
         judged_by, spread, width = None, 2 * float(np.std(log_errors)), 2 * quantile_90(log_errors)
