@@ -20,6 +20,7 @@ import torch
 
 from specsim.decoding import StaticTree, TreePolicy
 from specsim.executor.choose import SHIPPED, drafter_named, policy_from, usual_rule
+from specsim.executor.drafters.eagle import Eagle
 from specsim.executor.llama import Llama
 from specsim.executor.method import Method, Sampling
 from specsim.executor.rounds import run_round
@@ -128,6 +129,8 @@ def measure(
             watch.watch(model)
     if drafter.drafting == "heads":
         watch.watch(drafter, "law")
+    if isinstance(drafter, Eagle):
+        watch.watch(drafter, "_fused")
     texts = session.start(drafter, prompt)
     for number in range(WARM_ROUNDS + num_rounds):
         watch.seconds, begin = 0.0, time.thread_time()

@@ -15,7 +15,7 @@ A static tree gives every row the same shape; a dynamic policy fills rows of une
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from specsim.decoding.arrays import PADDING, ROOT_PARENT, Array, array_namespace, device, pick, row_numbers
 
@@ -82,8 +82,8 @@ class DraftState:
         return DraftState(
             parents=xp.concat([self.parents, xp.where(is_node, parents, PADDING)], axis=1),
             tokens=xp.concat([self.tokens, tokens], axis=1),
-            probs=xp.concat([xp.astype(self.probs, probs.dtype), probs], axis=1),
-            path_probs=xp.concat([xp.astype(self.path_probs, probs.dtype), path_probs], axis=1),
+            probs=xp.concat([_as(self.probs, probs.dtype), probs], axis=1),
+            path_probs=xp.concat([_as(self.path_probs, probs.dtype), path_probs], axis=1),
             frontier=self.frontier[:, :0] if frontier is None else frontier,
             num_draws=num_draws,
             expanded=xp.concat([self.expanded, self.frontier], axis=1),
@@ -153,6 +153,10 @@ class TreePolicy(Protocol):
 
     def select(self, state: DraftState) -> TokenTree:
         """The tree to verify."""
+
+
+def _as(values: Array, dtype: Any) -> Array:
+    return values if values.dtype == dtype else array_namespace(values).astype(values, dtype)
 
 
 def rooted(root_tokens: Array, num_draws: int) -> DraftState:

@@ -124,8 +124,7 @@ class Llama:
 
     def next_positions(self, cache: KvCache, num_tokens: int) -> torch.Tensor:
         """Positions ``[B or 1, num_tokens]`` that follow each row's text."""
-        steps = torch.arange(num_tokens, device=self.device)
-        return steps + text_lengths(cache)
+        return torch.arange(num_tokens, device=self.device)[None] + text_lengths(cache)
 
     def causal(self, num_tokens: int) -> TailMask | None:
         """Each new token sees those before it. Short runs come back every round: their masks are kept."""
@@ -143,10 +142,9 @@ class Llama:
         return TailMask(seen.to(self.device))
 
 
-def text_lengths(cache: KvCache) -> torch.Tensor:
-    """Length of each text, ``[B, 1]``, or ``[1, 1]`` where all are alike."""
-    lengths = cache.lengths[:1] if cache.is_even else cache.lengths
-    return torch.tensor(lengths, device=cache.kv.device)[:, None]
+def text_lengths(cache: KvCache) -> torch.Tensor | int:
+    """Length of each text, ``[B, 1]``, or a number where all are alike."""
+    return cache.text_end if cache.is_even else torch.tensor(cache.lengths, device=cache.kv.device)[:, None]
 
 
 def load_llama(

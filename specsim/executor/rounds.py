@@ -16,6 +16,7 @@ from specsim.decoding.rules import facts
 from specsim.errors import InputError
 from specsim.executor.cache import TailMask
 from specsim.executor.drafters.base import Extra, Frontier, Verified
+from specsim.executor.llama import text_lengths
 from specsim.executor.masks import Mask, RunNodes, StaticMasks, only_root, tree_mask
 from specsim.executor.method import Method, as_tensor, as_tensors, on_host
 from specsim.executor.texts import Texts
@@ -197,8 +198,7 @@ class _RoundRun:
         self.extra = None if drafter is None or self.method.is_plain else drafter.extra()
         if self.extra is not None:
             tokens, depths, mask = _with_extra(self.extra, tokens, depths, mask)
-        lengths = torch.tensor(self.lengths, device=tokens.device)[:, None]
-        self.hidden = texts.target.hidden(tokens, lengths + depths, cache, mask)
+        self.hidden = texts.target.hidden(tokens, text_lengths(cache) + depths, cache, mask)
         logits = texts.target.logits(self.hidden)
         self.logits = logits[:, :num_nodes]
         self.extra_logits = None if self.extra is None else logits[:, num_nodes:]

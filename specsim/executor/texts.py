@@ -46,7 +46,7 @@ class Texts:
     def uniforms(self, *shape: int) -> torch.Tensor:
         """Numbers in [0, 1) ``[B, *shape]``, each row from its own generator, on the CPU so that devices agree."""
         drawn = [torch.rand(shape, generator=generator) for generator in self.generators]
-        return torch.stack(drawn).to(self.target.device)
+        return (drawn[0][None] if len(drawn) == 1 else torch.stack(drawn)).to(self.target.device)
 
     def keep_rows(self, rows: list[int]) -> None:
         """Only these rows go on; the others have finished."""

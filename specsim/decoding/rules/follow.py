@@ -54,16 +54,16 @@ def follow(parents: Array, tokens: Array, choose: Callable[[Array], Array]) -> V
         tokens: ``[B, N]``; of siblings with equal tokens the eldest is taken.
         choose: The target's token ``[B]`` after ``node[B]``; always the same for the same node.
     """
-    xp = array_namespace(parents, tokens)
+    xp, rows = array_namespace(parents, tokens), row_numbers(parents)
     node = xp.zeros_like(parents[:, 0])
     path = [node]
     while True:
         chosen = choose(node)
         hit = (parents == node[:, None]) & (tokens == chosen[:, None])
-        found = xp.any(hit, axis=1)
-        if not bool(xp.any(found)):
-            return verdict(xp.stack(path, axis=1), chosen)
         child = xp.argmax(xp.astype(hit, xp.uint8), axis=1)
+        found = hit[rows, child]
+        if not bool(found.any()):
+            return verdict(xp.stack(path, axis=1), chosen)
         # A row that has ended stays at its last node, and never finds a child there.
         node = xp.where(found, child, node)
         path.append(xp.where(found, child, -1))

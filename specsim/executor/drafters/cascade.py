@@ -119,7 +119,6 @@ class Cascade:
         self.small.start(prompt)
         self.pending, self.rows, self.num_passes = [tokens[-1:] for tokens in prompt.tokens], [], 0
 
-    @torch.inference_mode()
     def law(self, frontier: Frontier) -> torch.Tensor:
         state = frontier.state
         if not state.expanded.shape[1]:

@@ -70,7 +70,6 @@ class Eagle:
             for features, length in zip(prompt.features, prompt.lengths, strict=True)
         ]
 
-    @torch.inference_mode()
     def law(self, frontier: Frontier) -> torch.Tensor:
         if not frontier.state.expanded.shape[1]:
             out = self._run_text(self.pending, pad_sequence(self.pending_features, batch_first=True))

@@ -53,7 +53,6 @@ class SelfDrafter:
     def start(self, prompt: Prompt) -> None:
         self.cache = prompt.cache
 
-    @torch.inference_mode()
     def law(self, frontier: Frontier) -> torch.Tensor:
         mask = frontier.mask
         if mask is not None:  # the root is no text here: it is the first slot of the round, which every node sees

@@ -58,7 +58,6 @@ class ModelDrafter:
             self.cache.keep([list(range(len(text))) for text in texts])
         self.pending = [self._spelled(tokens[-1:]) for tokens in prompt.tokens]
 
-    @torch.inference_mode()
     def law(self, frontier: Frontier) -> torch.Tensor:
         if not frontier.state.expanded.shape[1]:
             return self._translated(self.model.logits(self._catch_up()))
