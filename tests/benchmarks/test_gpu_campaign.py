@@ -120,7 +120,7 @@ def test_a_part_stops_at_its_deadline_and_the_next_has_its_own(tmp_path: Path, b
     log = Log(tmp_path, resume=False)
     begin = time.monotonic()
     found = run_part(Part("slow", 1, slow), bench, log, begin + 0.1, {})
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < 20  # and not a hundred cells, however slow the machine
     assert found["left"] == 100 - found["measured"] >= 90
 
 
