@@ -91,7 +91,9 @@ class TailMask:
             rows, new, tail_slots = self.seen.shape
             zeros = self._tail.new_zeros(rows, new, max(cache.capacity, cache.end) - tail_slots)
             self._even, self._group = torch.cat([zeros, self._tail], dim=2).repeat(1, group, 1)[:, None], group
-        return self._even[..., self._even.shape[3] - cache.end :]
+        view = self._even[..., self._even.shape[3] - cache.end :]
+        # Attention kernels of a GPU read masks in aligned words and check strides only, not where a view begins.
+        return view if view.device.type == "cpu" else view.clone(memory_format=torch.contiguous_format)
 
 
 def text_mask(cache: KvCache, num_slots: int) -> torch.Tensor:
