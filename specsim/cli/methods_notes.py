@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 PAIRS = {
     "chain of 4, block": "chain of 4",
     "RSD-C 2,2,1, traversal": "RSD-C 2,2,1",
-    "4 chains of 3, traversal": "SpecTr, 4 chains of 3",
 }
 """A better rule, and the one that it is held against on the same drafts."""
 

@@ -89,7 +89,7 @@ def _errors(facts: dict[str, Any], temperature: float) -> str:
     found = facts["summary"][f"{temperature:g}"]
     return (
         f"Mean error: tokens per round {found['tokens_error']:.1%}, round time {found['round_error']:.1%}, speed-up "
-        f"{found['speedup_error']:.1%}; intervals held {found['coverage']:.0%}. Fastest: {found['best']}."
+        f"{found['speedup_error']:.1%}; intervals held {found['coverage']:.0%}. Fastest lossless: {found['best']}."
     )
 
 

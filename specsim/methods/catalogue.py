@@ -106,7 +106,7 @@ LOOKUP: Final = "Saxena 2023 (prompt lookup decoding)"
 RECYCLING: Final = "Luo et al. 2025 (arXiv:2408.08696)"
 LOOKAHEAD: Final = "Fu et al. 2024 (arXiv:2402.02057)"
 STAGED: Final = "Spector and Re 2023 (arXiv:2308.04623)"
-TRAVERSAL: Final = "Weng et al. 2025 (arXiv:2505.12398)"
+TRAVERSAL: Final = "Traversal Verification 2025 (arXiv:2505.12398)"
 
 WINDOW: Final = 4 * 7
 """Lookahead's window at N 5 and W 7: N - 1 rows of W tokens."""
@@ -136,7 +136,7 @@ GREEDY: Final[tuple[NamedMethod, ...]] = (
     NamedMethod("Sequoia's tree", "Chen et al. 2024 (arXiv:2402.12374)", "model", "Sequoia"),
     NamedMethod("EAGLE-2 growth", EAGLE2, "model", Eagle2(top_k=3, depth=4, total_tokens=9)),
     NamedMethod("OPT-Tree", "Wang et al. 2024 (arXiv:2406.17276)", "model", OptTree(6, 0.3, 6)),
-    NamedMethod("TALON", "2026 (arXiv:2601.07353)", "model", Talon(budget=8, mu=0.3, top_k=2, max_depth=6)),
+    NamedMethod("TALON", "TALON 2026 (arXiv:2601.07353)", "model", Talon(budget=8, mu=0.3, top_k=2, max_depth=6)),
     NamedMethod("CAST", "Hong et al. 2025 (arXiv:2510.26577)", "model", "CAST"),
     NamedMethod("SpecExec, best first", "Svirschevski et al. 2024 (arXiv:2406.02532)", "model", BestFirst(8, 2, 6)),
     NamedMethod("SpecDec++ threshold", "Huang et al. 2024 (arXiv:2405.19715)", "model",
@@ -162,11 +162,11 @@ _REPLACED: Final = "sampled_with_replacement"
 SAMPLED: Final[tuple[NamedMethod, ...]] = (
     NamedMethod("plain decoding", "-", "none", _top(CHAIN(0)), "one_hot"),
     NamedMethod("chain of 4", LEVIATHAN, "model", _sampled(CHAIN(4)), "token_rejection"),
-    NamedMethod("chain of 4, block", "Sun et al. 2025 (arXiv:2403.10444)", "model", _sampled(CHAIN(4)),
+    NamedMethod("chain of 4, block", "Sun et al. 2024 (arXiv:2403.10444)", "model", _sampled(CHAIN(4)),
                 "block_verification"),
     NamedMethod("chain of 4, leniency", "Zhou et al. 2024 (arXiv:2310.08461)", "model", _sampled(CHAIN(4)),
                 "leniency"),
-    NamedMethod("chain of 4, joint ratio", "Qin et al. 2025 (arXiv:2407.09722)", "model", _sampled(CHAIN(4)),
+    NamedMethod("chain of 4, joint ratio", "MTAD 2025 (arXiv:2407.09722)", "model", _sampled(CHAIN(4)),
                 "joint_ratio"),
     NamedMethod("chain of 4, reject then sample", "Koh and Yang 2025 (arXiv:2511.01695)", "model",
                 _sampled(CHAIN(4)), "reject_then_sample"),
