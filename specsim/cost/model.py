@@ -172,7 +172,7 @@ def pass_cost(
     >>> cost = pass_cost(load_hardware("h100-sxm"), {"target": load_model("llama-3.1-8b")})
     >>> step = cost.price(Pass("target", "decode", new_tokens=[1], context_tokens=[1024]))
     >>> str(step.bound), round(float(step.time_s) * 1e3, 1)
-    ('memory', 6.3)
+    ('memory', 6.2)
     """
     launched = engine_class(engine, runtime, hardware)
     roofline = Roofline(hardware, transferred_params(hardware, runtime))
