@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, get_args
@@ -58,6 +59,10 @@ def policy_from(text: str) -> TreePolicy:
         policy: TreePolicy = _POLICY.validate_python(fields)
     except ValidationError as error:
         raise InputError.from_validation(error, "policy") from None
+    known = [field.name for field in dataclasses.fields(type(policy))]  # type: ignore[arg-type]
+    for name in fields:
+        if name not in known:
+            raise InputError(f"policy: {kind}", f"has the fields {', '.join(known)} and no other", name)
     return policy
 
 

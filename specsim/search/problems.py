@@ -14,9 +14,9 @@ from pydantic import AfterValidator, Field, model_validator
 from specsim.documents import Document, parse
 from specsim.errors import InputError
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Cost = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1, strict=True)]
+Cost = Annotated[float, Field(ge=0, strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True)]
 ROW_SLACK: Final = 1e-9
 
 
@@ -36,7 +36,7 @@ MAX_COUNT: Final = 100_000
 
 
 def _count(least: int) -> Any:
-    return Field(ge=least, le=MAX_COUNT)
+    return Field(ge=least, le=MAX_COUNT, strict=True)
 
 
 class Alpha(Document):
@@ -187,7 +187,7 @@ class LoadSchedule(Problem):
 
 class ReplayChain(Problem):
     a: tuple[Probability, ...]
-    gammas: tuple[Annotated[int, Field(ge=0, le=MAX_COUNT)], ...]
+    gammas: tuple[Annotated[int, Field(ge=0, le=MAX_COUNT, strict=True)], ...]
 
 
 class DynamicSize(Problem):

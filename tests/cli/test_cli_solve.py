@@ -109,6 +109,8 @@ def test_objectives_have_17_significant_digits(tmp_path, capsys) -> None:
         ({"family": "tree_rate", "input": {**TREE, "verify_cost": [1, 1], "rank_order": "free"}}, "verify_cost"),
         ({"family": "tree_rate", "input": {**TREE, "rank_order": "ordered"}}, "rank_order"),
         ('{"family": "replay_chain", "input": {"a": [NaN], "gammas": [1]}}', "a"),
+        ({"family": "chain", "input": {**CHAIN, "alpha": {"iid": "0.5"}}}, "iid"),
+        ({"family": "chain", "input": {**CHAIN, "alpha": {"iid": True}}}, "iid"),
         ("{", "JSON"),
         ([{"family": "chain", "input": CHAIN}, {"family": "no"}], "[1]"),
     ],
