@@ -266,12 +266,7 @@ def leave_one_gpu_out(found: Sequence[Group], max_rows: int = 2000) -> tuple[lis
     for dtype in sorted({g.dtype for g in usable if g.engine != "vidur"}):
         members = [g for g in usable if g.dtype == dtype and g.engine != "vidur"]
         also = layers if dtype in ("bfloat16", "float16") else []
-        sources = [
-            Source(
-                g.gpu, g.rows.device, fit_by_tokens(g.rows, g.dtype, TRANSFER_KERNELS[dtype], max_rows), g in members
-            )
-            for g in [*members, *also]
-        ]
+        sources = [_source(group, TRANSFER_KERNELS[dtype], max_rows) for group in [*members, *also]]
         unseen = _predict_others(members, sources)
         reports += unseen
         shipped += _shipped(members, sources, unseen)
