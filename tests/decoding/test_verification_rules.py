@@ -402,3 +402,18 @@ def test_what_a_rule_misses_is_named() -> None:
         verify("one_hot", **(case | {"draws": None}))
     with pytest.raises(InputError, match="target_probs: must have shape"):
         verify("greedy", **(case | {"target_probs": case["target_probs"][:, 1:]}))
+
+
+@pytest.mark.parametrize("rule", [r for r in RULES if "sampled" in LABELS[r].draws and not LABELS[r].chains_only])
+def test_what_deletions_leave_of_a_law_may_be_smaller_than_any_inverse(rule: Rule) -> None:
+    """The elder takes all of the drafter's law but 1e-310, whose inverse is no number: the younger is then certain."""
+    case = {
+        "parents": np.array([[-1, 0, 0]]),
+        "tokens": np.array([[0, 0, 1]]),
+        "draft_probs": np.array([[[1 - 1e-310, 1e-310], [0.5, 0.5], [0.5, 0.5]]]),
+        "target_probs": np.full((1, 3, 2), 0.5),
+    }
+    verify(rule, **case, draws=Draws(np.array([[0.5, 0.6, 0.4]]), np.array([0.5])))  # warnings are errors here
+    laws = outcome(rule, **case)
+    total = laws.accept_probs[0, 1:].sum()
+    assert 0 <= total <= 1 + 1e-12 and laws.bonus_probs.sum(-1) == pytest.approx(1)

@@ -44,7 +44,8 @@ def joint_ratio_end(parents: Array, tokens: Array, draft_probs: Array, target_pr
         path_probs(parents, xp.astype(drafted_probs(parents, tokens, laws), xp.float64))
         for laws in (target_probs, draft_probs)
     )
-    ratio = wanted / xp.where(drawn > 0, drawn, xp.ones_like(drawn))
+    # Never so small that the ratio overflows: beyond that any longer path is taken anyway.
+    ratio = wanted / xp.where(drawn > 0, drawn, xp.ones_like(drawn)).clip(min=1e-300)
     accepted = ((drawn > 0) & (ratio > theta)) | (parents == -1)
     return _deepest(parents, accepted, ratio)
 

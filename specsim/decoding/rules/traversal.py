@@ -92,12 +92,14 @@ def traversal_rates(
             token = tokens[rows, child]
             drawn, mass = proposal[places, token], xp.sum(proposal, axis=-1)
             was_drawn = exists & (drawn > 0)
-            # The proposal normalised, and nothing where no child is deleted or it was not drawn.
-            scale = xp.astype(was_drawn, drawn.dtype) / xp.where(was_drawn, mass, xp.ones_like(mass))
-            drawn = drawn * scale
+            # The proposal normalised, and nothing where no child is deleted or it was not drawn. Divided and not
+            # multiplied by 1 / mass: what is left after deletions may be so small that its inverse overflows.
+            law = proposal / xp.where(was_drawn, mass, xp.ones_like(mass))[:, None]
+            law = xp.where(was_drawn[:, None], law, xp.zeros_like(law))
+            drawn = law[places, token]
             accept = xp.minimum(scaled[places, token], drawn) / xp.where(was_drawn, drawn, xp.ones_like(drawn))
             rates[rows, xp.where(exists, child, num_nodes)] = accept
-            scaled, rate = _after_deletion(scaled, rate, proposal * scale[:, None])
+            scaled, rate = _after_deletion(scaled, rate, law)
             if not replacement:
                 proposal[places, token] = 0
             child = xp.where(exists, next_sibling[rows, child], child)
