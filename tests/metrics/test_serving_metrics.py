@@ -45,7 +45,7 @@ def test_a_summary_by_hand() -> None:
 
 
 def test_intervals_hold_as_often_as_they_say() -> None:
-    """First-token times that wander (lag-1 correlation .8): 90 % intervals of mean and median from blocks of one run."""
+    """First-token times that wander (lag-1 correlation .8): intervals of mean and median from blocks of one run."""
     rng, held = np.random.default_rng(0), []
     for _ in range(150):
         noise = rng.standard_normal(1200)
