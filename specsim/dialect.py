@@ -16,7 +16,9 @@ from specsim.errors import InputError
 from specsim.tree import MAX_NODES, DraftTree
 
 DrafterKind = Literal["none", "draft_model", "eagle", "eagle3", "mtp", "medusa", "ngram"]
-EngineName = Literal["vllm", "sglang"]
+EngineName = Literal[
+    "vllm", "sglang", "tensorrt-llm", "llama.cpp", "transformers", "lmdeploy", "mlc-llm", "aiconfigurator"
+]
 
 
 class TopkTree(Document):
@@ -59,17 +61,23 @@ class Dialect(Document):
 
     Args:
         engine: Engine name.
-        first_version, last_version: Inclusive; both ends were read. ``0.33`` holds for every ``0.33.*``.
+        first_version, last_version: Inclusive; both ends were read. ``0.33`` holds for every ``0.33.*``. Where an
+            engine has no release numbers, the commit that was read, and no other.
         methods: The engine's own word for each drafter that it supports.
         tree: ``none`` (chains only) or ``topk`` (grown at run time, given as a triple of steps, topk, nodes).
         tree_drafters: Drafters that may use such a tree.
-        schedule: Form of a draft length by batch size: ``none``, ``ranges`` (inclusive triples) or ``slots`` (keyed by
-            the first batch size of each tier).
+        max_topk_nodes_per_level: Draft nodes of such a tree per level and topk; None where only its capacity bounds it.
+        schedule: Form of a draft length by batch size: ``none``, ``ranges`` (inclusive triples), ``slots`` (keyed by
+            the first batch size of each tier), ``upper_bounds`` (keyed by the last) or ``off_above`` (one length up to
+            a batch size, none beyond).
         schedule_drafters: Drafters that may use a schedule.
         counts_root: Whether the engine's number of draft tokens counts the root.
         captured_batches: Rule for captured graph sizes that a schedule's batch size is rounded up to, as
             ``(first, last, step)``; empty when the schedule is read at the exact batch size.
-        draft_tensor_parallel: ``target`` (the draft is always sharded like its target) or ``one_or_target``.
+        draft_tensor_parallel: ``target`` (the draft is always sharded like its target), ``one_or_target``, or ``one``.
+        confidence_stop: Drafters that may stop at the first token that they give less than some probability.
+        synthetic: What can be made of draft tokens whatever they say: ``rates`` by position, a mean ``length``, or
+            ``none``.
         source: Where these facts were read.
     """
 
@@ -79,11 +87,14 @@ class Dialect(Document):
     methods: dict[DrafterKind, str]
     tree: Literal["none", "topk"]
     tree_drafters: tuple[DrafterKind, ...] = ()
-    schedule: Literal["none", "ranges", "slots"]
+    max_topk_nodes_per_level: int | None = None
+    schedule: Literal["none", "ranges", "slots", "upper_bounds", "off_above"]
     schedule_drafters: tuple[DrafterKind, ...] = ()
     counts_root: bool
     captured_batches: tuple[tuple[int, int, int], ...] = ()
-    draft_tensor_parallel: Literal["target", "one_or_target"]
+    draft_tensor_parallel: Literal["target", "one_or_target", "one"]
+    confidence_stop: tuple[DrafterKind, ...] = ()
+    synthetic: Literal["rates", "length", "none"] = "none"
     source: str
 
     @property
@@ -92,9 +103,16 @@ class Dialect(Document):
         last = "" if self.first_version == self.last_version else f" to {self.last_version}"
         return f"{self.engine} {self.first_version}{last}"
 
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the engine's versions are release numbers."""
+        return "." in self.first_version
+
     def holds(self, version: str) -> bool:
         """Whether ``version`` lies in the range of this row."""
-        release, last = parse_version(version), parse_version(self.last_version)
+        if not self.is_numbered:
+            return version == self.first_version
+        release, last = parse_version(released(self.engine, version)), parse_version(self.last_version)
         return parse_version(self.first_version) <= release and release[: len(last)] <= last
 
 
@@ -112,6 +130,7 @@ _SGLANG: Final = {
     "mtp": "NEXTN",
     "ngram": "NGRAM",
 }
+_TENSORRT_LLM: Final = {"draft_model": "Draft_Target", "eagle3": "Eagle3", "mtp": "MTP", "ngram": "NGram"}
 # With speculation on, SGLang captures densely at small batches (generate_decode_cuda_graph_batch_sizes; the same
 # ranges in 0.5.5, 0.5.14 and 0.5.23). The last range ends at a limit that depends on the device's memory.
 SGLANG_CAPTURED: Final = ((1, 8, 1), (10, 32, 2), (40, 64, 4), (72, 256, 8), (272, 4096, 16))
@@ -130,6 +149,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = tuple(
             "schedule_drafters": _SCHEDULED,
             "counts_root": False,
             "draft_tensor_parallel": "one_or_target",
+            "synthetic": "rates",
             "source": "vllm/config/speculative.py of the 0.24.0, 0.28.0, 0.29.0, 0.30.0 and 0.32.0 wheels",
         },
         {
@@ -142,6 +162,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = tuple(
             "schedule_drafters": _SCHEDULED,
             "counts_root": False,
             "draft_tensor_parallel": "one_or_target",
+            "synthetic": "rates",
             "source": "vllm/config/speculative.py of the 0.33.0 wheel: medusa and mlp_speculator are gone",
         },
         {
@@ -155,6 +176,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = tuple(
             "counts_root": True,
             "captured_batches": SGLANG_CAPTURED,
             "draft_tensor_parallel": "target",
+            "synthetic": "length",
             "source": "sglang/srt/server_args.py of the 0.5.5 and 0.5.9 wheels; no adaptive table seen before 0.5.14",
         },
         {
@@ -169,8 +191,102 @@ DIALECTS: Final[tuple[Dialect, ...]] = tuple(
             "counts_root": True,
             "captured_batches": SGLANG_CAPTURED,
             "draft_tensor_parallel": "target",
+            "synthetic": "length",
             "source": "sglang/srt/arg_groups/speculative_hook.py and speculative/adaptive_spec_params.py of the "
             "0.5.14, 0.5.18, 0.5.21 and 0.5.23 wheels",
+        },
+        {
+            "engine": "tensorrt-llm",
+            "first_version": "1.2",
+            "last_version": "1.2",
+            "methods": _TENSORRT_LLM,
+            "tree": "none",
+            "schedule": "off_above",
+            "schedule_drafters": tuple(_TENSORRT_LLM),
+            "counts_root": False,
+            "draft_tensor_parallel": "target",
+            "synthetic": "length",
+            "source": "pull request 8194; on which side of the reversal of draft_len_schedule (10860) 1.2.1 lies was "
+            "not read, so only max_concurrency, whose meaning never changed, is written",
+        },
+        {
+            "engine": "tensorrt-llm",
+            "first_version": "1.3",
+            "last_version": "1.4",
+            "methods": _TENSORRT_LLM,
+            "tree": "topk",
+            "tree_drafters": ("eagle3", "mtp"),
+            "max_topk_nodes_per_level": 1,
+            "schedule": "upper_bounds",
+            "schedule_drafters": tuple(_TENSORRT_LLM),
+            "counts_root": False,
+            "draft_tensor_parallel": "target",
+            "synthetic": "length",
+            "source": "tensorrt_llm/llmapi/llm_args.py of main at 00043967 (1.3 and 1.4 release candidates)",
+        },
+        {
+            "engine": "llama.cpp",
+            "first_version": "0c1e57098",
+            "last_version": "0c1e57098",
+            "methods": {
+                "draft_model": "draft-simple",
+                "eagle3": "draft-eagle3",
+                "mtp": "draft-mtp",
+                "ngram": "ngram-simple",
+            },
+            "tree": "none",
+            "schedule": "none",
+            "counts_root": False,
+            "draft_tensor_parallel": "one",
+            "confidence_stop": ("draft_model", "eagle3", "mtp"),
+            "synthetic": "rates",
+            "source": "llama-server at 0c1e57098, the sources inside llama-cpp-python 0.3.36, built and run",
+        },
+        {
+            "engine": "transformers",
+            "first_version": "5.23",
+            "last_version": "5.23",
+            "methods": {"draft_model": "assistant", "ngram": "prompt_lookup"},
+            "tree": "none",
+            "schedule": "none",
+            "counts_root": False,
+            "draft_tensor_parallel": "one",
+            "confidence_stop": ("draft_model",),
+            "source": "transformers/generation of the 5.23.0 wheel, read and run",
+        },
+        {
+            "engine": "lmdeploy",
+            "first_version": "0.18",
+            "last_version": "0.18",
+            "methods": {"eagle": "eagle", "eagle3": "eagle3", "mtp": "deepseek_mtp"},
+            "tree": "none",
+            "schedule": "none",
+            "counts_root": False,
+            "draft_tensor_parallel": "one",
+            "source": "lmdeploy/pytorch of the 0.18.0 wheel; its TurboMind backend ignores speculation",
+        },
+        {
+            "engine": "mlc-llm",
+            "first_version": "04e38057",
+            "last_version": "04e38057",
+            "methods": {"draft_model": "small_draft", "eagle": "eagle", "medusa": "medusa"},
+            "tree": "none",
+            "schedule": "none",
+            "counts_root": False,
+            "draft_tensor_parallel": "target",
+            "source": "mlc-llm's engine configuration at 04e38057",
+        },
+        {
+            "engine": "aiconfigurator",
+            "first_version": "0.12",
+            "last_version": "0.12",
+            "methods": {"mtp": "nextn"},
+            "tree": "none",
+            "schedule": "none",
+            "counts_root": False,
+            "draft_tensor_parallel": "target",
+            "synthetic": "length",
+            "source": "aiconfigurator's command line of the 0.12.0 wheel: a planner, told the accepted tokens",
         },
     )
 )
@@ -191,11 +307,22 @@ def dialect(engine: str, version: str) -> Dialect:
     for row in rows:
         if row.holds(version):
             return row
-    raise InputError(
-        f"{engine} version",
-        f"must be between {rows[0].first_version} and {rows[-1].last_version}, whose options are known",
-        version,
-    )
+    known = f"between {rows[0].first_version} and {rows[-1].last_version}"
+    limit = f"must be {known if rows[0].is_numbered else rows[0].first_version}, whose options are known"
+    raise InputError(f"{engine} version", limit, version)
+
+
+def released(engine: str, version: str) -> str:
+    """The release that a pre-release counts as, where all that changed before it was read; else ``version`` itself.
+
+    TensorRT-LLM's newest line has release candidates only, all with the later meaning of its schedule; those of 1.3 lie
+    on either side of the change and stay refused.
+
+    >>> released("tensorrt-llm", "1.4.0rc1"), released("tensorrt-llm", "1.3.0rc5")
+    ('1.4.0', '1.3.0rc5')
+    """
+    found = re.fullmatch(r"(1\.4\.\d+)rc\d+", version) if engine == "tensorrt-llm" else None
+    return version if found is None else found[1]
 
 
 def parse_version(text: str) -> tuple[int, ...]:
@@ -231,7 +358,20 @@ def expressible(dialect: Dialect, drafter: DrafterKind, tree: DraftTree | TopkTr
         return f"{dialect.name} drafts chains only{who}, and this tree is not one"
     if isinstance(tree, DraftTree):
         return f"{dialect.name} grows its trees at run time (steps, topk, nodes), and this one is fixed beforehand"
+    most = most_topk_nodes(dialect, tree.steps, tree.topk)
+    if tree.num_nodes > most:
+        return f"{dialect.name} keeps at most {most} nodes (root in) of {tree.steps} steps of top-{tree.topk}"
     return None
+
+
+def most_topk_nodes(dialect: Dialect, steps: int, topk: int) -> int:
+    """Most nodes, root included, of a run-time tree in this dialect.
+
+    >>> most_topk_nodes(dialect("tensorrt-llm", "1.4.0"), 3, 4), most_topk_nodes(dialect("sglang", "0.5.23"), 3, 4)
+    (13, 37)
+    """
+    capacity, each = topk_capacity(steps, topk), dialect.max_topk_nodes_per_level
+    return capacity if each is None else min(capacity, 1 + each * steps * topk)
 
 
 def nearest(dialect: Dialect, drafter: DrafterKind, tree: DraftTree | TopkTree) -> DraftTree | TopkTree:
@@ -249,10 +389,10 @@ def nearest(dialect: Dialect, drafter: DrafterKind, tree: DraftTree | TopkTree) 
     if drafter not in dialect.methods:
         return DraftTree.root_only()
     steps = tree.depth if isinstance(tree, DraftTree) else tree.steps
-    if isinstance(tree, TopkTree) or drafter not in dialect.tree_drafters:
+    if drafter not in dialect.tree_drafters:
         return DraftTree.chain(steps)
-    topk = min(max(tree.ranks) + 1, MAX_NODES)
-    return TopkTree(steps=steps, topk=topk, num_nodes=min(tree.num_nodes, topk_capacity(steps, topk)))
+    topk = tree.topk if isinstance(tree, TopkTree) else min(max(tree.ranks) + 1, MAX_NODES)
+    return TopkTree(steps=steps, topk=topk, num_nodes=min(tree.num_nodes, most_topk_nodes(dialect, steps, topk)))
 
 
 def captured_below(dialect: Dialect, batch: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,7 @@ from specsim.cost.engine import Engine
 from specsim.cost.memory import MemoryLedger, memory_ledger
 from specsim.cost.model import CostModel, Pricing, pass_cost
 from specsim.cost.params import Runtime
-from specsim.dialect import DrafterKind
+from specsim.dialect import DrafterKind, EngineName
 from specsim.documents import Document, parse, read_toml
 from specsim.errors import InputError
 from specsim.hardware import HardwareProfile, load_hardware
@@ -89,7 +89,7 @@ class SearchUse(Document):
 class EngineUse(Document):
     """An engine that the answer is written for."""
 
-    engine: Literal["vllm", "sglang"]
+    engine: EngineName
     version: str
 
 

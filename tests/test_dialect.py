@@ -59,7 +59,7 @@ def test_what_is_no_release_is_refused(version: str) -> None:
 
 
 def test_an_unknown_engine_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"engine: must be one of sglang, vllm, got 'vlmm'"):
+    with pytest.raises(InputError, match=r"engine: must be one of aiconfigurator, .*sglang, .*vllm, got 'vlmm'"):
         dialect("vlmm", "0.33.0")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +12,32 @@ from specsim.cli.output import AsJson, print_json
 from specsim.cli.tune import ScenarioName
 from specsim.errors import InputError
 
-Engine = Annotated[str, typer.Option(help="vllm or sglang.")]
-Version = Annotated[str, typer.Option(help="The engine's version: options change their meaning between versions.")]
+if TYPE_CHECKING:
+    from specsim.engines.plan import DraftPlan, Export
+    from specsim.scenario import Deployment
+    from specsim.tree import DraftTree
+
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="vllm, sglang, tensorrt-llm, llama.cpp, transformers, lmdeploy, mlc-llm or aiconfigurator (a planner)."
+    ),
+]
+Version = Annotated[
+    str,
+    typer.Option(help="The engine's version: options change their meaning between versions. llama.cpp: its commit."),
+]
+Schedule = Annotated[
+    str | None,
+    typer.Option(help="Draft length by batch size, as 1-8:4,9-32:2,33-256:0; the last one holds above its end too."),
+]
+Synthetic = Annotated[
+    bool,
+    typer.Option(
+        "--synthetic", help="Make the engine accept drafts as predicted, to test the predicted speed with it."
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder to write the files of the export into; it must exist.")]
 
 
 def export(
@@ -21,30 +46,110 @@ def export(
     version: Version,
     draft_len: DraftLen = None,
     widths: Widths = None,
+    schedule: Schedule = None,
+    synthetic: Synthetic = False,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a chain or a tree for an engine; what it can not express is refused with the reason and the nearest."""
     from specsim.engines.answer import EXPORTERS, draft_plan
-    from specsim.engines.plan import UnexpressibleError, describe
-    from specsim.report import show
+    from specsim.engines.plan import UnexpressibleError
     from specsim.scenario import find_scenario, resolve
 
     if engine not in EXPORTERS:
-        raise InputError("engine", f"must be {' or '.join(EXPORTERS)}", engine)
+        raise InputError("engine", f"must be {', '.join(EXPORTERS)}", engine)
+    tiers = None if schedule is None else parse_schedule(schedule)
+    if tiers is not None and draft_len is None and widths is None:
+        draft_len = max(length for _, _, length in tiers)
     tree = tree_from(draft_len, widths)
     deployment = resolve(find_scenario(scenario))
     plan = draft_plan(deployment, tree)
+    if tiers is not None:
+        plan = _scheduled(plan, tiers)
     try:
-        written = EXPORTERS[engine](plan, version)
+        written = EXPORTERS[engine](plan, version, synthetic=synthetic)
     except UnexpressibleError as error:
-        if as_json:
-            print_json("export", {"infeasible": error.reason, "nearest": error.nearest})
-        else:
-            show(f"{engine} {version} can not express it: {error.reason}", f"nearest: {describe(error.nearest)}")
+        _refuse(deployment, tree, f"{engine} {version}", error, as_json)
         return
+    if out is not None:
+        save_files(written, out)
     if as_json:
         print_json("export", {"export": written})
+    else:
+        show_export(written)
+
+
+def parse_schedule(text: str) -> tuple[tuple[int, int, int], ...]:
+    """Tiers from text.
+
+    >>> parse_schedule("1-8:4, 9-32:2")
+    ((1, 8, 4), (9, 32, 2))
+    """
+    import re
+
+    found = [re.fullmatch(r"\s*(\d{1,6})-(\d{1,6}):(\d{1,4})\s*", part) for part in text.split(",")]
+    if not all(found):
+        raise InputError("schedule", "must be first-last:draft_len, separated by commas", text)
+    return tuple((int(one[1]), int(one[2]), int(one[3])) for one in found if one is not None)
+
+
+def _scheduled(plan: DraftPlan, tiers: tuple[tuple[int, int, int], ...]) -> DraftPlan:
+    from specsim.documents import parse
+    from specsim.engines.plan import DraftPlan
+
+    return parse(DraftPlan, plan.model_dump() | {"draft_len_by_batch": tiers}, "schedule")
+
+
+def _refuse(deployment: Deployment, tree: DraftTree, name: str, error: Any, as_json: bool) -> None:
+    """Say why, what comes nearest, and what that gives up."""
+    from specsim.engines.plan import describe
+    from specsim.report import show
+
+    loss = predicted_loss(deployment, tree, error.nearest)
+    if as_json:
+        print_json("export", {"infeasible": error.reason, "nearest": error.nearest, "predicted_loss": loss})
         return
-    show(written.command, *(f"note: {note}" for note in written.notes))
+    lost = "what it gives up was not predicted" if loss is None else f"gives up {loss:.1%} of the predicted rate"
+    show(f"{name} can not express it: {error.reason}", f"nearest: {describe(error.nearest)}; {lost}")
+
+
+def predicted_loss(deployment: Deployment, tree: DraftTree, nearest: DraftPlan) -> float | None:
+    """Share of the rate given up by the nearest plan, both predicted.
+
+    None for a tree that grows at run time, and for one that is wider or deeper than acceptance is known.
+    """
+    from specsim.estimate import predict
+    from specsim.tree import DraftTree
+
+    shape = nearest.tree()
+    if not isinstance(shape, DraftTree):
+        return None
+    try:
+        wanted, got = predict(deployment, tree), predict(deployment, shape)
+    except InputError:
+        return None
+    return 1 - got.tokens_per_s / wanted.tokens_per_s
+
+
+def save_files(written: Export, out: Path) -> None:
+    """Write the files that the command names, all of them or, where one is there already, none."""
+    if not out.is_dir():
+        raise InputError("out", "must be a folder that exists", str(out))
+    taken = [name for name in written.files if (out / name).exists()]
+    if taken:
+        raise InputError("out", "must not hold the file already", str(out / taken[0]))
+    for name, text in written.files.items():
+        try:
+            (out / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError("out", f"can not be written ({error.strerror or error})", str(out / name)) from None
+
+
+def show_export(written: Export) -> None:
+    """The command with its environment, its notes and its files."""
+    from specsim.report import show
+
+    env = "".join(f"{name}={value} " for name, value in written.env.items())
+    show(env + written.command, *(f"note: {note}" for note in written.notes))
     for name, text in written.files.items():
         show(f"{name}:", text)

@@ -12,8 +12,11 @@ from specsim.acceptance.emitted import emitted_distribution
 from specsim.acceptance.profile import AcceptanceProfile
 from specsim.dialect import dialect
 from specsim.documents import parse
+from specsim.engines.llamacpp import to_llamacpp
 from specsim.engines.plan import DraftPlan, Export, UnexpressibleError
 from specsim.engines.sglang import to_sglang
+from specsim.engines.small_surfaces import to_aiconfigurator, to_lmdeploy, to_mlc, to_transformers
+from specsim.engines.tensorrt_llm import to_tensorrt_llm
 from specsim.engines.vllm import to_vllm
 from specsim.errors import InfeasibleError, InputError
 from specsim.estimate import Estimate
@@ -22,7 +25,17 @@ from specsim.scenario import Deployment, EngineUse, ModelUse, resolve
 from specsim.search.tune import Tuning, tune
 from specsim.tree import DraftTree
 
-EXPORTERS: Final[dict[str, Callable[[DraftPlan, str], Export]]] = {"vllm": to_vllm, "sglang": to_sglang}
+EXPORTERS: Final[dict[str, Callable[..., Export]]] = {
+    "vllm": to_vllm,
+    "sglang": to_sglang,
+    "tensorrt-llm": to_tensorrt_llm,
+    "llama.cpp": to_llamacpp,
+    "transformers": to_transformers,
+    "lmdeploy": to_lmdeploy,
+    "mlc-llm": to_mlc,
+    "aiconfigurator": to_aiconfigurator,
+}
+"""Each takes a plan and the engine's version, and ``synthetic``."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +79,8 @@ def export_best(deployment: Deployment, tuning: Tuning, use: EngineUse) -> Engin
 
 def _as_engine_shards(deployment: Deployment, use: EngineUse) -> Deployment:
     s = deployment.scenario
-    free = dialect(use.engine, use.version).draft_tensor_parallel == "one_or_target"
-    if free or s.drafter.tensor_parallel in (None, s.tensor_parallel):
+    shards = dialect(use.engine, use.version).draft_tensor_parallel
+    if shards != "target" or s.drafter.tensor_parallel in (None, s.tensor_parallel):
         return deployment
     drafter = s.drafter.model_copy(update={"tensor_parallel": None})
     return resolve(s.model_copy(update={"drafter": drafter}))

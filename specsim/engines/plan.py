@@ -32,6 +32,7 @@ class DraftPlan(Document):
         max_running: Most requests that run at once; the engine's own default where left out.
         temperature: Of the traffic the plan was tuned for, where known.
         survival: Predicted probability that at least i drafted tokens are accepted, i = 1..depth.
+        confidence_stop: Drafting ends before the first token that the drafter gives less than this probability.
 
     >>> DraftPlan.chain("org/target", "eagle3", 4, draft="org/head").tree().num_drafted
     4
@@ -50,6 +51,7 @@ class DraftPlan(Document):
     max_running: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
     survival: tuple[float, ...] | None = None
+    confidence_stop: float | None = Field(default=None, gt=0, lt=1)
 
     @classmethod
     def chain(cls, target: str, drafter: DrafterKind, draft_len: int, **others: Any) -> DraftPlan:
@@ -95,6 +97,8 @@ class DraftPlan(Document):
             raise ValueError("parents and topk_tree exclude each other")
         if speculates != (self.drafter != "none"):
             raise ValueError(f"drafter {self.drafter} can not draft {num_drafted} tokens")
+        if self.confidence_stop is not None and not speculates:
+            raise ValueError("confidence_stop needs a drafter")
         if self.drafter in _DRAFT_NEEDED and self.draft is None:
             raise ValueError(f"draft is required by the {self.drafter} drafter")
         if self.drafter in _DRAFT_ABSENT and (self.draft or self.draft_weights or self.draft_tensor_parallel):
@@ -133,11 +137,32 @@ class DraftPlan(Document):
         return self
 
 
+def synthetic_rates(plan: DraftPlan) -> tuple[float, ...]:
+    """Unconditional acceptance by position, for engines that can be made to accept so.
+
+    Raises:
+        InputError: for a plan without a prediction.
+    """
+    if plan.survival is None:
+        raise InputError("survival", "is required for synthetic acceptance: predict the plan first")
+    return plan.survival
+
+
+def mean_accepted(plan: DraftPlan) -> float:
+    """Predicted draft tokens accepted per round, bonus out: the sum of survival.
+
+    >>> round(mean_accepted(DraftPlan.chain("t", "ngram", 2, survival=(0.8, 0.5))), 3)
+    1.3
+    """
+    return float(sum(synthetic_rates(plan)))
+
+
 class Export(Document):
     """A plan in one engine's words.
 
     Args:
-        command: The launch command, quoted for a POSIX shell.
+        command: The launch command, quoted for a POSIX shell; ``env`` stands before it.
+        env: Environment variables that it needs.
         config: The engine's speculative options alone: its own names and values; empty without speculation.
         files: Content of each file that the command refers to, to be written beside it.
         notes: What the user should know before relying on it.
@@ -147,6 +172,7 @@ class Export(Document):
     version: str
     command: str
     config: dict[str, Any]
+    env: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -174,6 +200,8 @@ def describe(plan: DraftPlan) -> str:
         text = f"{plan.drafter} {'chain' if tree.is_chain else 'tree'} of {tree.num_drafted}"
     if plan.draft_len_by_batch is not None:
         text += f", by batch {json.dumps(plan.draft_len_by_batch)}"
+    if plan.confidence_stop is not None:
+        text += f", stopping below {plan.confidence_stop:g}"
     if plan.draft_tensor_parallel is not None:
         text += f", draft on {plan.draft_tensor_parallel} devices"
     return text

@@ -11,7 +11,7 @@ import shlex
 from typing import Any, Final
 
 from specsim.dialect import TopkTree, dialect, parse_version
-from specsim.engines.plan import DraftPlan, Export
+from specsim.engines.plan import DraftPlan, Export, mean_accepted
 from specsim.engines.sglang_rules import check_adaptive_table, check_sglang
 from specsim.engines.translate import require_expressible
 from specsim.engines.weights import CONVERTED, checkpoint_notes, weight_flags
@@ -22,12 +22,18 @@ RUNNING_CAP: Final = 48
 _DRAFT_QUANTIZATION_SINCE: Final = (0, 5, 14)
 
 
-def to_sglang(plan: DraftPlan, version: str) -> Export:
+def to_sglang(plan: DraftPlan, version: str, *, synthetic: bool = False) -> Export:
     """The plan in SGLang's words.
+
+    Args:
+        plan: What to serve.
+        version: SGLang's, such as ``0.5.23``.
+        synthetic: Make the server accept as many drafts on average as ``plan.survival`` says, whatever they say. Its
+            output is then not the target's.
 
     Raises:
         UnexpressibleError: with the reason and the nearest plan that SGLang can run.
-        InputError: for a version that is not known.
+        InputError: for a version that is not known, or ``synthetic`` without ``survival``.
 
     >>> plan = DraftPlan.chain("org/target", "eagle3", 3, draft="org/head")
     >>> to_sglang(plan, "0.5.23").config["--speculative-num-draft-tokens"]
@@ -58,6 +64,7 @@ def to_sglang(plan: DraftPlan, version: str) -> Export:
         version=version,
         command=shlex.join(["python", "-m", "sglang.launch_server", *argv]),
         config=config,
+        env=_synthetic(plan) if synthetic and config else {},
         files=files,
         notes=(*warnings, *notes),
     )
@@ -86,6 +93,11 @@ def _config(plan: DraftPlan, algorithm: str) -> tuple[dict[str, Any], dict[str, 
     config["--speculative-adaptive"] = True
     config["--speculative-adaptive-config"] = ADAPTIVE_FILE
     return config, {ADAPTIVE_FILE: json.dumps(slots, indent=2) + "\n"}
+
+
+def _synthetic(plan: DraftPlan) -> dict[str, str]:
+    """A mean length, bonus in: floor or ceiling of it in each round, so the spread is not ours."""
+    return {"SGLANG_SIMULATE_ACC_LEN": f"{1 + mean_accepted(plan):.4g}", "SGLANG_SIMULATE_ACC_METHOD": "match-expected"}
 
 
 def _draft_quantization(plan: DraftPlan) -> dict[str, str]:

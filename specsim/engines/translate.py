@@ -13,7 +13,7 @@ def require_expressible(plan: DraftPlan, dialect: Dialect) -> None:
     The nearest plan that the error carries is expressible in every part, not just in the one that failed first.
     """
     reasons, closest = [], plan
-    for part in (_tree, _draft_tensor_parallel, _schedule):
+    for part in (_tree, _draft_tensor_parallel, _schedule, _confidence):
         reason, closest = part(closest, dialect)
         reasons += [reason] if reason else []
     if reasons:
@@ -34,7 +34,7 @@ def _tree(plan: DraftPlan, dialect: Dialect) -> tuple[str | None, DraftPlan]:
 
 def _draft_tensor_parallel(plan: DraftPlan, dialect: Dialect) -> tuple[str | None, DraftPlan]:
     draft, target = plan.draft_tensor_parallel, plan.tensor_parallel
-    allowed = {target} if dialect.draft_tensor_parallel == "target" else {1, target}
+    allowed = {"target": {target}, "one": {1}, "one_or_target": {1, target}}[dialect.draft_tensor_parallel]
     if draft is None or draft in allowed:
         return None, plan
     # Sharding costs and gains by ratios, so the nearer of the two is the nearer in ratio.
@@ -51,6 +51,8 @@ def _schedule(plan: DraftPlan, dialect: Dialect) -> tuple[str | None, DraftPlan]
     if plan.drafter not in dialect.schedule_drafters:
         reason = f"{dialect.name} takes no draft length by batch size with a {plan.drafter} drafter"
         return reason, plan.but(draft_len_by_batch=None)
+    if dialect.schedule == "off_above":
+        return _off_above(plan, tiers, dialect)
     if dialect.schedule != "slots":
         return None, plan
     captured = _on_captured_sizes(tiers, dialect)
@@ -64,6 +66,33 @@ def _schedule(plan: DraftPlan, dialect: Dialect) -> tuple[str | None, DraftPlan]
         return reason, plan.but(draft_len_by_batch=captured)
     chain = DraftTree.chain(longest)
     return reason, plan.but(draft_len_by_batch=captured, parents=chain.parents, survival=None)
+
+
+def _off_above(
+    plan: DraftPlan, tiers: tuple[tuple[int, int, int], ...], dialect: Dialect
+) -> tuple[str | None, DraftPlan]:
+    """One draft length up to some batch size and none beyond; the longest, up to where the plan first turns it off."""
+    longest = max(draft_len for _, _, draft_len in tiers)
+    last = next((start - 1 for start, _, draft_len in tiers if draft_len == 0), None)
+    if last is None and len(tiers) == 1:
+        return None, plan
+    if (
+        last
+        and {draft_len for start, _, draft_len in tiers if start > last} == {0}
+        and {draft_len for start, _, draft_len in tiers if start <= last} == {longest}
+    ):
+        return None, plan
+    reason = f"{dialect.name} is told one draft length, and a batch size above which there is none"
+    if last is None:
+        return reason, plan.but(draft_len_by_batch=None)
+    end = max(tiers[-1][1], last + 1)
+    return reason, plan.but(draft_len_by_batch=((1, last, longest), (last + 1, end, 0)))
+
+
+def _confidence(plan: DraftPlan, dialect: Dialect) -> tuple[str | None, DraftPlan]:
+    if plan.confidence_stop is None or plan.drafter in dialect.confidence_stop:
+        return None, plan
+    return f"{dialect.name} does not stop a {plan.drafter} draft by confidence", plan.but(confidence_stop=None)
 
 
 def _on_captured_sizes(tiers: tuple[tuple[int, int, int], ...], dialect: Dialect) -> tuple[tuple[int, int, int], ...]:

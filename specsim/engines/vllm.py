@@ -10,11 +10,10 @@ import shlex
 from typing import Any
 
 from specsim.dialect import dialect
-from specsim.engines.plan import DraftPlan, Export
+from specsim.engines.plan import DraftPlan, Export, synthetic_rates
 from specsim.engines.translate import require_expressible
 from specsim.engines.vllm_rules import check_vllm
 from specsim.engines.weights import CONVERTED, checkpoint_notes, weight_flags
-from specsim.errors import InputError
 
 
 def to_vllm(plan: DraftPlan, version: str, *, synthetic: bool = False) -> Export:
@@ -63,11 +62,9 @@ def _config(plan: DraftPlan, method: str, synthetic: bool) -> dict[str, Any]:
     if plan.draft_len_by_batch is not None:
         config["num_speculative_tokens_per_batch_size"] = [list(tier) for tier in plan.draft_len_by_batch]
     if synthetic:
-        if plan.survival is None:
-            raise InputError("survival", "is required for synthetic acceptance")
         # Rates, not the mean length: vLLM turns a length into the law of least variance, which is not ours.
         config["rejection_sample_method"] = "synthetic"
-        config["synthetic_acceptance_rates"] = [round(rate, 6) for rate in plan.survival]
+        config["synthetic_acceptance_rates"] = [round(rate, 6) for rate in synthetic_rates(plan)]
     return config
 
 

@@ -102,7 +102,7 @@ def test_tables_say_what_the_json_says(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_export_of_a_chain(capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "export", SMALL, "--engine", "vllm", "--version", "0.33.0", "--draft-len", "3")["export"]
-    assert found.keys() == {"engine", "version", "command", "config", "files", "notes"}
+    assert found.keys() == {"engine", "version", "command", "config", "env", "files", "notes"}
     assert found["config"]["num_speculative_tokens"] == 3
     assert json.loads(flags(found["command"])[-1]) == found["config"]
 
@@ -118,7 +118,7 @@ def test_an_export_that_is_impossible_is_an_answer_with_its_reason(capsys: pytes
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--engine", "tgi", "--version", "1", "--draft-len", "1"], "engine: must be vllm or sglang, got 'tgi'"),
+        (["--engine", "tgi", "--version", "1", "--draft-len", "1"], "engine: must be vllm, sglang, tensorrt-llm, "),
         (["--engine", "vllm", "--version", "0.33.0"], "give either it or widths"),
         (["--engine", "vllm", "--version", "0.33.0", "--draft-len", "1", "--widths", "2"], "must be left out"),
         (["--engine", "vllm", "--version", "0.33.0", "--draft-len", "-1"], "draft_len: must be >= 0, got -1"),
@@ -218,3 +218,32 @@ def test_simulate_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_wrong_simulations_are_refused(options: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert line in refusal(capsys, "simulate", SMALL, *options)
+
+
+def test_a_schedule_is_exported_in_the_engines_own_dialect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    asked = ["export", SMALL, "--engine", "vllm", "--version", "0.33.0", "--schedule", "1-8:4,9-32:2"]
+    config = answer(capsys, *asked, "--synthetic")["export"]["config"]
+    assert config["num_speculative_tokens_per_batch_size"] == [[1, 8, 4], [9, 32, 2]]
+    assert config["rejection_sample_method"] == "synthetic" and len(config["synthetic_acceptance_rates"]) == 4
+    assert "tiers from 1 without gaps" in refusal(capsys, *asked[:-1], "2-8:4")
+    assert "first-last:draft_len" in refusal(capsys, *asked[:-1], "eight")
+    hf = [
+        "export",
+        SMALL,
+        "--engine",
+        "transformers",
+        "--version",
+        "5.23.0",
+        "--draft-len",
+        "4",
+        "--out",
+        str(tmp_path),
+    ]
+    assert answer(capsys, *hf)["export"]["config"]["num_assistant_tokens"] == 4
+    assert (tmp_path / "assistant_generation_config.json").is_file()
+    assert "must not hold the file already" in refusal(capsys, *hf)
+
+
+def test_the_nearest_plan_says_what_it_gives_up(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "export", LARGE, "--engine", "llama.cpp", "--version", "0c1e57098", "--widths", "2,1")
+    assert 0 < found["predicted_loss"] < 1 and "chains only" in found["infeasible"]
