@@ -60,6 +60,46 @@ def ceiling_from_drafts(
     return SampledCeilings(np.cumsum(token), np.cumsum(reach), np.cumsum(whole))
 
 
+def ceiling_from_texts(
+    target_surprisals: Sequence[ArrayLike], draft_surprisals: Sequence[ArrayLike], draft_len: int
+) -> SampledCeilings:
+    """The three ceilings without a single draft: from one pass of each model over the target's own sampled texts.
+
+    Drafted strings and target strings are exchanged by weighting: with ``L_i`` the log of the drafter's over the
+    target's probability of the next i tokens of the text, the three means are of ``exp`` of ``sum min(l_j, 0)``, of
+    ``min(0, L_1 .. L_n)`` and of ``min(0, L_n)``, each over every place where a round could begin.
+
+    Args:
+        target_surprisals: Of each text ``-log p`` of its tokens, nats, under the law they were sampled from.
+        draft_surprisals: The same tokens under the drafter's law.
+        draft_len: Tokens of the chain.
+
+    >>> ceiling_from_texts([[0.0, 0.0]], [[0.0, np.log(2)]], 2).any_rule.round(3).tolist()
+    [1.0, 1.5]
+    """
+    sums = np.zeros((3, draft_len))
+    num = 0
+    for number, (p, q) in enumerate(zip(target_surprisals, draft_surprisals, strict=True)):
+        step = np.asarray(p, dtype=float) - np.asarray(q, dtype=float)
+        if step.ndim != 1:
+            raise InputError(f"draft_surprisals[{number}]", "must be one number for each token of its text")
+        if len(step) < draft_len:
+            continue
+        windows = np.lib.stride_tricks.sliding_window_view(step, draft_len)
+        num += len(windows)
+        ratio = np.cumsum(windows, axis=1)
+        logs = (
+            np.cumsum(np.minimum(windows, 0), axis=1),
+            np.minimum.accumulate(np.minimum(ratio, 0), axis=1),
+            np.minimum(ratio, 0),
+        )
+        sums += np.array([np.exp(log).sum(axis=0) for log in logs])
+    if not num:
+        raise InputError("draft_len", "must be at least 1 and no longer than the longest text", draft_len)
+    token, best, any_rule = np.cumsum(sums / num, axis=1)
+    return SampledCeilings(token, best, any_rule)
+
+
 def ceiling_sampled_chain(
     target: ArrayLike | Sequence[ArrayLike], draft: ArrayLike | Sequence[ArrayLike], draft_len: int
 ) -> SampledCeilings:
@@ -116,4 +156,4 @@ def _merged(values: Array, mass: Array) -> tuple[Array, Array]:
     flat = values.ravel()
     scale = np.where(flat > 0, 10.0 ** (11 - np.floor(np.log10(np.maximum(flat, 1e-290)))), 1.0)
     kept, place = np.unique(np.round(flat * scale) / scale, return_inverse=True)
-    return kept, np.bincount(place.ravel(), weights=mass.ravel())
+    return kept, np.asarray(np.bincount(place.ravel(), weights=mass.ravel()), dtype=np.float64)

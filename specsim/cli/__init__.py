@@ -20,6 +20,7 @@ from specsim.cli import (
     export,
     generate,
     hardware,
+    limits,
     methods,
     model,
     simulate,
@@ -52,6 +53,7 @@ for command in (
     accuracy.accuracy,
     generate.generate,
     methods.methods,
+    limits.limits,
 ):
     app.command()(command)
 

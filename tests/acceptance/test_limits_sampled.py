@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from specsim.acceptance.limits import ceiling_iid, entropy_moments, optimum
-from specsim.acceptance.limits_sampled import ceiling_from_drafts, ceiling_sampled_chain
+from specsim.acceptance.limits_sampled import ceiling_from_drafts, ceiling_from_texts, ceiling_sampled_chain
 from specsim.decoding import outcome
 from specsim.decoding.law import Language, draft_rows, total_variation
 from specsim.tree import DraftTree
@@ -51,6 +51,9 @@ def test_equal_laws_after_every_text_and_the_drafts_themselves_agree() -> None:
     listed = ceiling_sampled_chain(*axes, 4)
     drawn = rng.choice(3, p=q, size=(40_000, 4))
     sampled = ceiling_from_drafts(p[drawn], q[drawn])
-    for one, two, three in zip(together, listed, sampled, strict=True):
+    text = rng.choice(3, p=p, size=40_000)
+    forced = ceiling_from_texts([-np.log(p[text])], [-np.log(q[text])], 4)
+    for one, two, three, four in zip(together, listed, sampled, forced, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-9)
         np.testing.assert_allclose(three, two, atol=0.03)
+        np.testing.assert_allclose(four, two, atol=0.03)
