@@ -151,8 +151,6 @@ def from_executor(temperature: float, seed: int = 0) -> Surprisals:
 
     At temperature 0 the text is greedy and the surprisals are the drafter's of it: its belief, as calibrated as it is.
     """
-    import torch
-
     from specsim.acceptance.limits import surprisal_moments
     from specsim.calibrate.acceptance import profile_from_records, recording_tree
     from specsim.cli.measure import open_session, progress
@@ -160,6 +158,7 @@ def from_executor(temperature: float, seed: int = 0) -> Surprisals:
     from specsim.executor.drafters.model import ModelDrafter
     from specsim.executor.method import Method, Sampling
     from specsim.executor.rounds import decode
+    from specsim.executor.surprisal import text_surprisals
     from specsim.executor.texts import start
     from specsim.tree import DraftTree
 
@@ -171,16 +170,11 @@ def from_executor(temperature: float, seed: int = 0) -> Surprisals:
     with progress("Writing texts", TEXT_TOKENS) as advance:
         for _ in decode(texts, plain, TEXT_TOKENS):
             advance()
-    law = Sampling(temperature or 1.0)
-    found: dict[str, list[Array]] = {"target": [], "draft": []}
-    with torch.inference_mode():
-        for request, prompt in enumerate(prompts):
-            tokens = torch.tensor(texts.finished[request])
-            for name, model in (("target", session.target), ("draft", session.draft)):
-                hidden = model.prefill(tokens[None, :-1], model.new_cache(len(tokens)))
-                probs = law.law(model.logits(hidden)[0].double())
-                taken = probs.gather(1, tokens[1:, None])[len(prompt) - 1 :, 0]
-                found[name].append(-torch.log(taken.clamp(min=1e-12)).numpy())
+    law, models = Sampling(temperature or 1.0), (session.target, session.draft)
+    target_says, draft_says = (
+        tuple(text_surprisals(model, texts.finished[i], len(prompt), law) for i, prompt in enumerate(prompts))
+        for model in models
+    )
     tree, records = recording_tree(), []
     method = Method(StaticTree(tree, "top"), rule, Sampling(temperature))  # type: ignore[arg-type]
     with progress("Recording acceptance", PROFILE_PROMPTS) as advance:
@@ -191,9 +185,9 @@ def from_executor(temperature: float, seed: int = 0) -> Surprisals:
     source = f"the shipped models at temperature {temperature:g}, children the most probable, rule {rule}"
     profile = profile_from_records(records, tree, "free", source)
     if temperature == 0:
-        mu, mu2 = surprisal_moments(found["draft"])
+        mu, mu2 = surprisal_moments(draft_says)
         said = f"belief of the shipped draft in {len(prompts)} greedy texts of the shipped target"
-        return Surprisals(mu, mu2, said, tuple(found["draft"]), (), profile)
-    mu, mu2 = surprisal_moments(found["target"])
+        return Surprisals(mu, mu2, said, draft_says, (), profile)
+    mu, mu2 = surprisal_moments(target_says)
     said = f"{len(prompts)} texts of {TEXT_TOKENS} tokens of the shipped target at temperature {temperature:g}"
-    return Surprisals(mu, mu2, said, tuple(found["target"]), tuple(found["draft"]), profile)
+    return Surprisals(mu, mu2, said, target_says, draft_says, profile)
