@@ -23,6 +23,7 @@ from specsim.cli import (
     limits,
     methods,
     model,
+    priors,
     simulate,
     solve,
     tune,
@@ -54,6 +55,7 @@ for command in (
     generate.generate,
     methods.methods,
     limits.limits,
+    priors.priors,
 ):
     app.command()(command)
 
