@@ -21,8 +21,10 @@ from specsim.cli import (
     export,
     generate,
     hardware,
+    limits,
     methods,
     model,
+    priors,
     simulate,
     solve,
     tune,
@@ -54,6 +56,8 @@ for command in (
     accuracy.accuracy,
     generate.generate,
     methods.methods,
+    limits.limits,
+    priors.priors,
 ):
     app.command()(command)
 
