@@ -4,6 +4,7 @@ from specsim.acceptance.counters import profile_from_counters, profile_from_hist
 from specsim.acceptance.emitted import (
     Acceptance,
     emitted_distribution,
+    longest_chain,
     node_accept_probs,
     num_emitted,
     path_probs,
@@ -42,6 +43,7 @@ __all__ = [
     "falling",
     "falling_survival",
     "fit_spread",
+    "longest_chain",
     "node_accept_probs",
     "num_emitted",
     "path_probs",

@@ -47,6 +47,17 @@ def node_accept_probs(tree: DraftTree, acceptance: Acceptance) -> Array:
     return np.minimum(np.divide(probs[1:], above, out=np.zeros(tree.num_drafted), where=above > 0), 1.0)
 
 
+def longest_chain(acceptance: Acceptance) -> int:
+    """Draft tokens of the longest chain that the acceptance knows.
+
+    >>> longest_chain(AcceptanceProfile.iid(0.8, max_depth=3))
+    3
+    """
+    if isinstance(acceptance, PathTrie):
+        return max(len(path) for path in acceptance.node_of if not any(path))
+    return acceptance.max_depth
+
+
 def check_tree_fits(tree: DraftTree, acceptance: Acceptance) -> None:
     """Raise InputError unless the acceptance can speak of every node of the tree."""
     if isinstance(acceptance, PathTrie):

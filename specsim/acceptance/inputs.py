@@ -252,7 +252,7 @@ class RequestsInput(_Common):
             fitted = fit_spread([row + 1 for row in each], rng)
             counts = np.bincount(np.concatenate(each).astype(np.int64))
             profile = profile_from_histogram(counts)
-        return self.finish(replace(profile, spread=fitted.spread, num_requests=float(fitted.num_requests)))
+        return self.finish(replace(profile, spread=fitted.spread, num_requests=fitted.num_equal))
 
     def _lists(self) -> tuple[tuple[int, ...], ...]:
         if self.accepted is not None:

@@ -35,8 +35,8 @@ class AcceptanceProfile:
         task_sd: Spread between workloads: standard deviation of accepted tokens per round, relative to their mean.
             Sampling error shrinks with the trials, this does not.
         spread: How requests differ and how neighbouring rounds depend; None: rounds are drawn independently.
-        num_requests: Requests that the trials come from. With ``spread``, their rounds are worth fewer trials than
-            they number; None: every round is taken as one of its own.
+        num_requests: Requests that the trials come from, all as long (see ``spread_fit.equal_requests``). With
+            ``spread``, their rounds are worth fewer trials than they number; None: each is taken as one of its own.
 
     Raises:
         InputError: naming field, value and limit.

@@ -31,7 +31,7 @@ TERMS: Final = 256
 FORGOTTEN: Final = 1e-4
 """A correlation of rounds below this is none."""
 
-_GRID: Final = np.linspace(0.0, 1.0, 513)
+_GRID: Final = 1 - np.linspace(1.0, 0.0, 257) ** 2  # finer towards 1, where covariances bend
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RequestSpread:
             raise InputError("between_sd", f"must be >= 0 and < {total**0.5:.4g}, that of single rounds", between_sd)
         rising = copula_covariance(law, _GRID)
         request_corr = float(np.interp(between_sd**2, rising, _GRID))
-        grid = np.linspace(-0.999, 0.999, 1999)
+        grid = np.sin(np.linspace(-1.0, 1.0, 257) * np.pi / 2) * 0.999
         lags = cls(request_corr, 0.0)._lagged(law, grid)
         if not lags[0] <= lag1 <= lags[-1]:
             raise InputError("lag1", f"must be from {lags[0]:.3g} to {lags[-1]:.3g} for these rounds", lag1)

@@ -43,6 +43,8 @@ class FittedSpread(NamedTuple):
         tokens_per_round: Mean over all rounds.
         pmf: Law of all rounds, ``pmf[n]`` for n tokens.
         num_requests: Requests that it was fitted on.
+        num_equal: So many requests, all of one length and such a spread, would say as much of the mean; the profile's
+            ``num_requests``. Fewer than the lengths make it where long requests have natures of their own.
     """
 
     spread: RequestSpread
@@ -52,6 +54,7 @@ class FittedSpread(NamedTuple):
     tokens_per_round: Interval
     pmf: Array
     num_requests: int
+    num_equal: float
 
 
 def fit_spread(requests: Sequence[ArrayLike], rng: np.random.Generator) -> FittedSpread:
@@ -80,7 +83,9 @@ def fit_spread(requests: Sequence[ArrayLike], rng: np.random.Generator) -> Fitte
     best = _moments(np.ones((1, len(rounds))), table)[:, 0]
     ends = np.nanquantile(_moments(weights.astype(np.float64), table), [0.05, 0.95], axis=1)
     between, lag1, pooled, mean = (Interval(float(ends[0, i]), float(best[i]), float(ends[1, i])) for i in range(4))
-    return FittedSpread(_normals(between.value, lag1.value, pmf), between, lag1, pooled, mean, pmf, len(rounds))
+    spread = _normals(between.value, lag1.value, pmf)
+    num_equal = _num_equal(spread, pmf, table[:, 0], table[:, 1])
+    return FittedSpread(spread, between, lag1, pooled, mean, pmf, len(rounds), num_equal)
 
 
 def spread_from_totals(
@@ -115,7 +120,27 @@ def spread_from_totals(
     between, mean = (Interval(float(ends[0, i]), float(values[i, 0]), float(ends[1, i])) for i in range(2))
     spread = _normals(between.value, lag1, law)
     said, pooled = Interval(lag1, lag1, lag1), spread.pooled_lag1(law)
-    return FittedSpread(spread, between, said, Interval(pooled, pooled, pooled), mean, law, len(rounds))
+    same = Interval(pooled, pooled, pooled)
+    num_equal = _num_equal(spread, law, rounds, tokens)
+    return FittedSpread(spread, between, said, same, mean, law, len(rounds), num_equal)
+
+
+def equal_requests(num_rounds: ArrayLike) -> float:
+    """How many requests of one length say as much of the mean over all rounds as requests of these lengths do.
+
+    >>> equal_requests([10, 10, 10]), round(equal_requests([1, 1, 10]), 3)
+    (3.0, 1.412)
+    """
+    rounds = as_floats("num_rounds", num_rounds, ndim=1)
+    return float(rounds.sum() ** 2 / (rounds @ rounds))
+
+
+def _num_equal(spread: RequestSpread, pmf: Array, rounds: Array, tokens: Array) -> float:
+    """Of the lengths, or by the jackknife (leaving out one request at a time) where that finds the mean less sure."""
+    num = equal_requests(rounds)
+    without = (tokens.sum() - tokens) / np.maximum(rounds.sum() - rounds, 1.0)
+    variance = float(without.var() * (len(rounds) - 1))
+    return min(num, spread.mean_variance(pmf, max(1.0, rounds.sum() / num)) / max(variance, 1e-12))
 
 
 def _between_of_totals(weights: Array, rounds: Array, tokens: Array, total: float, lag1: float) -> Array:
@@ -161,7 +186,8 @@ def _moments(weights: Array, table: Array) -> Array:
     sums = weights @ table
     mean = sums[:, 1] / sums[:, 0]
     products, tokens, pairs = (sums[:, 2 + i :: 3] for i in range(3))
-    covariance = products / pairs - mean[:, None] * tokens / pairs + mean[:, None] ** 2
+    with np.errstate(invalid="ignore"):  # a set of requests too short for far pairs says nothing of the spread
+        covariance = (products - mean[:, None] * tokens) / pairs + mean[:, None] ** 2
     # The mean of all is not the true one: products about it miss its variance, mostly that between requests.
     share = (weights @ table[:, 0] ** 2) / sums[:, 0] ** 2
     between = np.maximum(covariance[:, 2] / np.maximum(1 - share, 1e-9), 0.0)

@@ -14,18 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specsim.acceptance.profile import AcceptanceProfile, Array, RankOrder, as_floats, checked_probs
+from specsim.acceptance.spread import RequestSpread
+from specsim.acceptance.spread_fit import FAR, equal_requests, fit_spread
 from specsim.errors import InputError
 from specsim.records import RoundRecord
 from specsim.tree import DraftTree
-
-if TYPE_CHECKING:
-    from specsim.acceptance.spread import RequestSpread
 
 Path = tuple[int, ...]
 STRENGTHS: Final = np.concatenate(([0.0], np.geomspace(0.5, 1e5, 120)))
@@ -75,6 +74,8 @@ class PathTrie:
             raise InputError("kept", "must be from 0 to tried")
         if self.rank_order not in ("free", "ordered"):
             raise InputError("rank_order", "must be 'free' or 'ordered'", self.rank_order)
+        if not (tried[:, 0] > 0).all():
+            raise InputError("tried", "must hold at least one round of each request")
         if not 0 <= self.strength < np.inf:
             raise InputError("strength", "must be >= 0 and finite", self.strength)
         if not 0 <= self.task_sd < np.inf:
@@ -111,6 +112,11 @@ class PathTrie:
     def num_requests(self) -> int:
         """Requests that were recorded."""
         return len(self.tried)
+
+    @property
+    def num_equal(self) -> float:
+        """So many requests, all of the same length, would say as much of the mean."""
+        return equal_requests(self.tried[:, 0])
 
     @property
     def max_depth(self) -> int:
@@ -159,7 +165,7 @@ class PathTrie:
             self.rank_order,
             task_sd=self.task_sd,
             spread=self.spread,
-            num_requests=float(self.num_requests),
+            num_requests=self.num_equal,
         )
 
     def check_tree(self, tree: DraftTree) -> None:
@@ -256,8 +262,11 @@ def trie_from_records(
     A tree that the drafter's confidence shaped holds a path when it looked likely: counts of such paths are of those
     rounds, and read high elsewhere. Record one tree, the largest, to compare static trees.
 
+    The spread between requests is fitted where two of them are long enough and all trees are one.
+
     Args:
-        records: Of one drafter and rule. Each holds its ``parents`` unless ``tree`` is given.
+        records: Of one drafter and rule, those of a request in the order played. Each holds its ``parents`` unless
+            ``tree`` is given.
         source: Where they come from, for people.
         tree: What all rounds verified, ranks known. Left out: siblings are taken as ranked in their order.
         rank_order: Of the candidates.
@@ -289,7 +298,10 @@ def trie_from_records(
         kept[row, nodes] += reached
         tried[row, nodes[1:]] += reached[np.array(each.parents[1:], dtype=np.int64)]
         tried[row, 0] += 1
-    return PathTrie(union, tried, kept, fitted_strength(union, tried, kept), source, rank_order)
+    strength = fitted_strength(union, tried, kept)
+    # Where trees differ, so do their rounds, which is no spread of requests.
+    spread = _spread(kept_records) if len(trees) == 1 else None
+    return PathTrie(union, tried, kept, strength, source, rank_order, spread)
 
 
 def fitted_strength(tree: DraftTree, tried: ArrayLike, kept: ArrayLike) -> float:
@@ -338,6 +350,17 @@ def _accepted(record: RoundRecord, tree: DraftTree, node_of: dict[Path, int]) ->
             raise InputError("records", f"must accept a path of {tree.label}, siblings in the order of rank", ranks)
         reached[node] = 1.0
     return reached
+
+
+def _spread(records: list[RoundRecord]) -> RequestSpread | None:
+    """None where there are too few rounds to tell."""
+    emitted: dict[int, list[int]] = {}
+    for record in records:
+        emitted.setdefault(record.request, []).append(record.num_emitted)
+    if sum(len(rounds) > FAR for rounds in emitted.values()) < 2:
+        return None
+    # The generator serves the fit's own intervals, which are not kept.
+    return fit_spread(list(emitted.values()), np.random.default_rng(0)).spread
 
 
 def _path_chances(record: RoundRecord, tree: DraftTree) -> Array:

@@ -66,15 +66,19 @@ def tokens_draws(
     """
     check_tree_fits(tree, acceptance)
     if isinstance(acceptance, PathTrie):
-        tokens = _trie_draws(tree, acceptance, rng, size)
+        tokens, known = _trie_draws(tree, acceptance, rng, size)
     else:
-        tables = posterior_draws(acceptance, rng, size, _effect_of_clusters(tree, acceptance))
-        tokens = path_probs_of(tree, tables).sum(axis=-1)
+        effect, known = _effect_of_clusters(tree, acceptance, rng)
+        tokens = path_probs_of(tree, posterior_draws(acceptance, rng, size, effect)).sum(axis=-1)
+    centre = float(tokens.mean())
+    if sample is not None:
+        tokens = tokens + _strays(tree, acceptance, rng, size, sample)
+    if known > 1:
+        # How much requests differ was learnt from these few as well: Student's t.
+        tokens = centre + (tokens - centre) * np.sqrt((known - 1) / rng.chisquare(known - 1, size))
     log_var = np.log1p(acceptance.task_sd**2)
     factor = np.exp(np.sqrt(log_var) * rng.standard_normal(size) - log_var / 2)
     tokens = 1 + (tokens - 1) * factor
-    if sample is not None:
-        tokens = tokens + _strays(tree, acceptance, rng, size, sample)
     return np.asarray(np.clip(tokens, 1.0, tree.depth + 1.0))
 
 
@@ -113,30 +117,37 @@ def tokens_log_variance(
     return float(np.log(tokens_draws(tree, acceptance, rng, NUM_DRAWS, sample)).var())
 
 
-def _effect_of_clusters(tree: DraftTree, profile: AcceptanceProfile) -> float:
-    """How many times less the trials are worth for rounds of one request being alike."""
-    if profile.spread is None or profile.num_requests is None or profile.num_trials is None:
-        return 1.0
-    rounds = max(1.0, float(profile.num_trials[0]) / profile.num_requests)
-    return max(1.0, profile.spread.design_effect(emitted_distribution(tree, profile), rounds))
+def _effect_of_clusters(tree: DraftTree, profile: AcceptanceProfile, rng: np.random.Generator) -> tuple[float, float]:
+    """How many times less the trials are worth for rounds of one request being alike, and requests that they are of.
 
-
-def _trie_draws(tree: DraftTree, trie: PathTrie, rng: np.random.Generator, size: int) -> Array:
-    """Tokens per round under requests weighed at random (the Bayesian bootstrap, Rubin 1981), ``[draw]``.
-
-    With R requests the spread is that of Student's t with R - 1 degrees of freedom, for their own spread is unknown.
+    Rounds are numbered by what the counts are worth for this tree, as if independent, whatever the rows share. Without
+    a spread they are taken as independent, of no number of requests: (1, 0).
     """
+    if profile.spread is None or profile.num_requests is None or profile.num_trials is None:
+        return 1.0, 0.0
+    pmf = emitted_distribution(tree, profile)
+    numbers = np.arange(len(pmf))
+    variance = float(pmf @ numbers**2 - (pmf @ numbers) ** 2)
+    alone = float(path_probs_of(tree, posterior_draws(profile, rng, NUM_DRAWS)).sum(axis=-1).var())
+    if variance <= 0 or alone <= 0:
+        return 1.0, profile.num_requests
+    rounds = max(1.0, variance / alone / profile.num_requests)
+    return max(1.0, profile.spread.design_effect(pmf, rounds)), profile.num_requests
+
+
+def _trie_draws(tree: DraftTree, trie: PathTrie, rng: np.random.Generator, size: int) -> tuple[Array, float]:
+    """Tokens per round under requests weighed at random (the Bayesian bootstrap, Rubin 1981), ``[draw]``, and of how
+    many requests of one length; of fewer than two, rounds are taken as independent."""
     nodes = [trie.node_of[path] for path in ((), *tree.paths())]
-    rounds = trie.tried[:, 0] if trie.tried[:, 0].any() else trie.tried[:, 1:].max(axis=1, initial=0.0)
-    num = float(rounds.sum() ** 2 / (rounds @ rounds)) if rounds.any() else 1.0
+    num = trie.num_equal
     if num < 2:
-        return np.asarray(_row_draws(trie, rng, size)[:, nodes].sum(axis=-1))
+        return np.asarray(_row_draws(trie, rng, size)[:, nodes].sum(axis=-1)), 0.0
     weights = rng.standard_exponential((size, trie.num_requests))
     weights *= trie.num_requests / weights.sum(axis=1, keepdims=True)
     tokens = trie.probs_of(weights @ trie.tried, weights @ trie.kept)[:, nodes].sum(axis=-1)
     centre = float(trie.node_probs[nodes].sum())
-    wider = np.sqrt((num + 1) / rng.chisquare(num - 1, size))
-    return np.asarray(centre + (tokens - centre) * wider)
+    # Random weights have the variance of a mean of R + 1, about the spread of a sample of R.
+    return np.asarray(centre + (tokens - centre) * np.sqrt((num + 1) / (num - 1))), num
 
 
 def _row_draws(trie: PathTrie, rng: np.random.Generator, size: int) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from specsim.acceptance.profile import AcceptanceProfile, RankOrder
 from specsim.acceptance.spread import RequestSpread
-from specsim.acceptance.spread_fit import FAR, FittedSpread, fit_spread
+from specsim.acceptance.spread_fit import FAR, FittedSpread, equal_requests, fit_spread
 from specsim.errors import InputError
 from specsim.records import RoundRecord
 from specsim.tree import DraftTree
@@ -55,7 +55,7 @@ def profile_from_records(
         source,
         rank_order,
         spread=_spread(list(emitted.values())),
-        num_requests=float(len(emitted)),
+        num_requests=equal_requests([len(rounds) for rounds in emitted.values()]),
     )
 
 

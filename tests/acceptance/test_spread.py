@@ -1,4 +1,4 @@
-"""Requests that differ and rounds that remember: the law of a round stays, the spread is what was asked, fits find it."""
+"""Requests that differ, rounds that remember: a round keeps its law, the spread is what was said, and fits find it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from specsim.acceptance import (
     fit_spread,
     sample_rounds,
     spread_from_totals,
+    stop_probs,
     tokens_interval,
     tokens_per_round,
 )
@@ -87,8 +88,6 @@ def test_every_round_keeps_the_law_exactly() -> None:
     sampler, size = RoundSampler(tree, profile), 200_000
     states = sampler.requests(rng, size, equal="rounds")
     nodes = [sampler.draw(rng, states) for _ in range(3)]
-    from specsim.acceptance import stop_probs
-
     expected = stop_probs(tree, profile)
     for each in (nodes[0], nodes[2]):
         found = np.bincount(each, minlength=tree.num_nodes) / size
@@ -179,7 +178,7 @@ def test_counts_of_few_requests_are_worth_less() -> None:
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(InputError, match="request_corr: must be >= 0 and < 1, got 1"):
         RequestSpread(1.0, 0.0)
-    with pytest.raises(InputError, match="between_sd: must be >= 0 and < 0.5, that of single rounds, got 0.6"):
+    with pytest.raises(InputError, match=r"between_sd: must be >= 0 and < 0\.5, that of single rounds, got 0\.6"):
         RequestSpread.measured(0.6, 0.0, [0, 0.5, 0.5])
     with pytest.raises(InputError, match="requests: must hold at least two of more than 8 rounds"):
         fit_spread([[1, 2], [1] * 20], np.random.default_rng(0))
