@@ -27,7 +27,7 @@ from specsim.records import RoundRecord
 from specsim.tree import DraftTree
 
 Path = tuple[int, ...]
-STRENGTHS: Final = np.concatenate(([0.0], np.geomspace(0.5, 1e5, 120)))
+STRENGTHS: Final = np.geomspace(0.5, 1e5, 120)
 """Trials that the mean of depth and rank may be worth."""
 
 
@@ -178,7 +178,7 @@ class PathTrie:
 
     def probs_of(self, tried: Array, kept: Array) -> Array:
         """Smoothed path probabilities from counts ``[..., node]``, of all recorded paths, ``[..., node]``."""
-        mean = _pooled(_groups(self.tree), tried, kept)
+        mean = _mean_of_paths(_groups(self.tree), tried, kept, self.strength)
         trials = tried + self.strength
         chances = np.divide(kept + self.strength * mean, trials, out=mean.copy(), where=trials > 0)
         parents = np.array(self.tree.parents)
@@ -315,15 +315,15 @@ def fitted_strength(tree: DraftTree, tried: ArrayLike, kept: ArrayLike) -> float
     trials, counts = np.sum(tried, axis=0), np.sum(kept, axis=0)
     groups = _groups(tree)
     shared = np.bincount(groups, weights=trials > 0)[groups] > 1
-    mean = _pooled(groups, trials, counts)
-    used = np.flatnonzero(shared & (trials > 0) & (mean > 0) & (mean < 1) & (tree.depths > 0))
+    strength = STRENGTHS[:, None]
+    mean = _mean_of_paths(groups, trials, counts, strength)
+    used = np.flatnonzero(shared & (trials > 0) & (mean > 0).all(axis=0) & (mean < 1).all(axis=0) & (tree.depths > 0))
     if not used.size:
         return 0.0
-    hits, misses, centre = counts[used], np.maximum(trials - counts, 0.0)[used], mean[used]
-    strength = STRENGTHS[1:, None]
+    hits, misses, centre = counts[used], np.maximum(trials - counts, 0.0)[used], mean[:, used]
     a, b = strength * centre, strength * (1 - centre)
     likelihood = (betaln(hits + a, misses + b) - betaln(a, b)).sum(axis=1)
-    return float(STRENGTHS[1:][int(likelihood.argmax())])
+    return float(STRENGTHS[int(likelihood.argmax())])
 
 
 def _groups(tree: DraftTree) -> NDArray[np.int64]:
@@ -336,6 +336,16 @@ def _pooled(groups: NDArray[np.int64], tried: Array, kept: Array) -> Array:
     one_hot = (groups[:, None] == np.unique(groups)[None, :]).astype(np.float64)
     trials, counts = tried @ one_hot, kept @ one_hot
     return np.asarray(np.divide(counts, trials, out=np.zeros_like(counts), where=trials > 0) @ one_hot.T)
+
+
+def _mean_of_paths(groups: NDArray[np.int64], tried: Array, kept: Array, strength: float | Array) -> Array:
+    """Mean chance of the paths of each node's depth and rank, ``[..., node]``.
+
+    Each path counts by what it says of that mean: the more they differ, the less does one tried often say more than
+    another. For endless strength it is the mean of all trials.
+    """
+    weight = np.divide(1.0, tried + strength, out=np.zeros(np.broadcast(tried, strength).shape), where=tried > 0)
+    return _pooled(groups, tried * weight, kept * weight)
 
 
 def _accepted(record: RoundRecord, tree: DraftTree, node_of: dict[Path, int]) -> Array:
