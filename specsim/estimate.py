@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 from specsim.acceptance.emitted import tokens_per_round
-from specsim.acceptance.uncertainty import tokens_log_variance
+from specsim.acceptance.uncertainty import Sample, tokens_log_variance
 from specsim.methods.round import play
 from specsim.scenario import Deployment
 from specsim.tree import DraftTree
@@ -66,13 +66,15 @@ def round_parts(deployment: Deployment, tree: DraftTree, pending_tokens: float) 
     return parts
 
 
-def predict(deployment: Deployment, tree: DraftTree, seed: int = 0) -> Estimate:
+def predict(deployment: Deployment, tree: DraftTree, seed: int = 0, sample: Sample | None = None) -> Estimate:
     """Predict one configuration.
 
     Args:
         deployment: A resolved scenario.
         tree: What to draft; ``DraftTree.chain(0)`` gives a speed-up of exactly 1.
         seed: Of the draws behind the interval; the same seed compares configurations on the same draws.
+        sample: Left out: the interval is of the long run. Given: of what so many requests of so many rounds will show,
+            which differ by the acceptance's ``spread``.
 
     Raises:
         InputError: for a tree deeper or wider than the acceptance is known, or without a drafter.
@@ -84,7 +86,7 @@ def predict(deployment: Deployment, tree: DraftTree, seed: int = 0) -> Estimate:
     spent = total(list(parts.values()))
     plain = total(list(round_parts(deployment, DraftTree.root_only(), 1.0).values()))
     speedup = tau * _seconds(plain) / _seconds(spent)
-    log_var = tokens_log_variance(tree, deployment.acceptance, np.random.default_rng(seed))
+    log_var = tokens_log_variance(tree, deployment.acceptance, np.random.default_rng(seed), sample)
     log_var += float(np.max(spent.log_ratio_variance(plain, deployment.cost.log_sd)))
     reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * np.sqrt(log_var)
     tokens_per_s = deployment.scenario.workload.batch * tau / _seconds(spent)

@@ -11,8 +11,8 @@ from typing import Any, Final, Self
 
 from pydantic import Field, model_validator
 
+from specsim.acceptance.emitted import Acceptance
 from specsim.acceptance.inputs import AcceptanceInput
-from specsim.acceptance.profile import AcceptanceProfile
 from specsim.cost.engine import Engine
 from specsim.cost.memory import MemoryLedger, memory_ledger
 from specsim.cost.model import CostModel, Pricing, pass_cost
@@ -143,7 +143,7 @@ class Deployment:
     """A scenario resolved: everything loaded, checked against each other, and ready to be asked.
 
     Args:
-        acceptance: Acceptance by depth and rank.
+        acceptance: Acceptance by depth and rank, or by path.
         cost: What prices work.
         drafting: How the drafter works.
         at: Where a round starts, less its pending tokens.
@@ -156,7 +156,7 @@ class Deployment:
     target: ModelSpec
     draft: ModelSpec | None
     cost: CostModel
-    acceptance: AcceptanceProfile
+    acceptance: Acceptance
     drafting: Drafting
     at: Situation
 
@@ -280,7 +280,7 @@ def _check_context(scenario: Scenario, target: ModelSpec, draft: ModelSpec | Non
             raise InputError("workload.context_tokens", f"{limit} the {longest} of {model.name}", context)
 
 
-def _check_depth(scenario: Scenario, profile: AcceptanceProfile) -> None:
+def _check_depth(scenario: Scenario, profile: Acceptance) -> None:
     search = scenario.search
     for field, depth in (("max_draft_len", search.max_draft_len), ("max_depth", search.max_depth)):
         if scenario.drafter.kind != "none" and depth > profile.max_depth:

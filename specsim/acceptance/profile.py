@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specsim.errors import InputError
+
+if TYPE_CHECKING:
+    from specsim.acceptance.spread import RequestSpread
 
 RankOrder = Literal["free", "ordered"]
 ROW_SLACK = 1e-9
@@ -31,6 +34,9 @@ class AcceptanceProfile:
         tied_from: Depths from this one on (1-based) share one row, known from the same trials; None: each its own.
         task_sd: Spread between workloads: standard deviation of accepted tokens per round, relative to their mean.
             Sampling error shrinks with the trials, this does not.
+        spread: How requests differ and how neighbouring rounds depend; None: rounds are drawn independently.
+        num_requests: Requests that the trials come from, all as long (see ``spread_fit.equal_requests``). With
+            ``spread``, their rounds are worth fewer trials than they number; None: each is taken as one of its own.
 
     Raises:
         InputError: naming field, value and limit.
@@ -42,6 +48,8 @@ class AcceptanceProfile:
     rank_order: RankOrder = "free"
     tied_from: int | None = None
     task_sd: float = 0.0
+    spread: RequestSpread | None = None
+    num_requests: float | None = None
 
     def __post_init__(self) -> None:
         accept_prob = checked_accept_prob(self.accept_prob)
@@ -56,6 +64,8 @@ class AcceptanceProfile:
             raise InputError("tied_from", "must begin a run of equal rows of accept_prob", self.tied_from)
         if not 0 <= self.task_sd < np.inf:
             raise InputError("task_sd", "must be >= 0 and finite", self.task_sd)
+        if self.num_requests is not None and not 0 < self.num_requests < np.inf:
+            raise InputError("num_requests", "must be > 0 and finite", self.num_requests)
 
     @property
     def max_depth(self) -> int:

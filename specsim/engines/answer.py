@@ -8,8 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from specsim.acceptance.emitted import emitted_distribution
-from specsim.acceptance.profile import AcceptanceProfile
+from specsim.acceptance.emitted import Acceptance, emitted_distribution
 from specsim.dialect import dialect
 from specsim.documents import parse
 from specsim.engines.llamacpp import to_llamacpp
@@ -117,7 +116,7 @@ def _converted(use: ModelUse) -> Dtype | None:
     return None if use.weights == stored else use.weights
 
 
-def _survival(profile: AcceptanceProfile, tree: DraftTree) -> tuple[float, ...] | None:
+def _survival(profile: Acceptance, tree: DraftTree) -> tuple[float, ...] | None:
     """P(at least i accepted) from P(n emitted) = P(n - 1 accepted)."""
     try:
         emitted = emitted_distribution(tree, profile)

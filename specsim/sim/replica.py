@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import simpy
 
-from specsim.acceptance.emitted import check_tree_fits, sample_rounds
+from specsim.acceptance.emitted import node_accept_probs
+from specsim.acceptance.requests import RoundSampler
 from specsim.methods.round import Situation, play
 from specsim.records import RoundRecord, round_record
 from specsim.scenario import Deployment
@@ -43,7 +44,7 @@ class Replica:
         deployment: What prices work, and how often drafts are kept.
         tree: What each round drafts.
         max_running: Sequences that share a step.
-        rng: Source of the rounds' outcomes: one number per sequence and step.
+        rng: Source of the requests' natures, and of the rounds' outcomes: one number per sequence and step.
 
     Raises:
         InputError: for a tree that the acceptance can not judge.
@@ -62,15 +63,15 @@ class Replica:
         max_running: int,
         rng: np.random.Generator,
     ) -> None:
-        check_tree_fits(tree, deployment.acceptance)
+        self.sampler = RoundSampler(tree, deployment.acceptance)
         self.env, self.deployment, self.tree, self.max_running, self.rng = env, deployment, tree, max_running, rng
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self._states = self.sampler.requests(rng, 0, equal="tokens")  # row by row those of ``running``
         self.records: list[RoundRecord] = []
         self.prefill_s = 0.0
         self._ranks_to = ((), *tree.paths())
-        depths, ranks = tree.depths[1:] - 1, np.array(tree.ranks[1:], dtype=np.int64)
-        self._accept_prob = tuple(deployment.acceptance.accept_prob[depths, ranks].tolist())
+        self._accept_prob = tuple(node_accept_probs(tree, deployment.acceptance).tolist())
 
     def serve(self) -> Iterator[Any]:
         """The server's process: admit, prefill, step, until nobody is left."""
@@ -87,6 +88,8 @@ class Replica:
         room = min(self.max_running - len(self.running), len(self.waiting))
         admitted = [self.waiting.popleft() for _ in range(room)]
         self.running += admitted
+        # Requests end by their tokens, so hard ones play more rounds: natures are drawn for equal tokens.
+        self._states = self._states.joined(self.sampler.requests(self.rng, room, equal="tokens"))
         return admitted
 
     def _prefill(self, admitted: list[Sequence]) -> Iterator[Work]:
@@ -107,7 +110,7 @@ class Replica:
 
     def _emit(self, works: list[tuple[Work, float]]) -> None:
         """Draw how each round ended; its time is the whole step's, which every sequence waited for."""
-        nodes = sample_rounds(self.tree, self.deployment.acceptance, self.rng, len(self.running))
+        nodes = self.sampler.draw(self.rng, self._states)
         for sequence, node in zip(self.running, nodes, strict=True):
             accepted = self._ranks_to[node]
             record = round_record(
@@ -125,7 +128,9 @@ class Replica:
             sequence.context_tokens += record.num_emitted
             sequence.missing_tokens -= record.num_emitted
             sequence.pending_tokens = record.num_emitted
-        self.running = [sequence for sequence in self.running if sequence.missing_tokens > 0]
+        going = [row for row, sequence in enumerate(self.running) if sequence.missing_tokens > 0]
+        self.running = [self.running[row] for row in going]
+        self._states = self._states.kept(np.array(going, dtype=np.int64))
 
     def _seconds(self, work: Work) -> float:
         return float(np.max(self.deployment.cost.price(work).time_s))
