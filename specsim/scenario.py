@@ -239,6 +239,7 @@ def resolve(scenario: Scenario) -> Deployment:
         scenario.engine or "",
         pricing=scenario.pricing,
     )
+    _check_temperature(scenario)
     profile = scenario.acceptance.profile()
     _check_depth(scenario, profile)
     at = Situation([float(scenario.workload.context_tokens)], num_seqs=[float(scenario.workload.batch)])
@@ -278,6 +279,13 @@ def _check_context(scenario: Scenario, target: ModelSpec, draft: ModelSpec | Non
         if longest is not None and context + round_tokens > longest:
             limit = f"must be <= {longest - round_tokens}: with the {round_tokens} tokens of a round it may not pass"
             raise InputError("workload.context_tokens", f"{limit} the {longest} of {model.name}", context)
+
+
+def _check_temperature(scenario: Scenario) -> None:
+    """A published acceptance is of one temperature: it must be the workload's."""
+    said, asked = getattr(scenario.acceptance, "temperature", None), scenario.workload.temperature
+    if said is not None and said != asked:
+        raise InputError("acceptance.temperature", f"must be the workload's, {asked:g}", said)
 
 
 def _check_depth(scenario: Scenario, profile: Acceptance) -> None:

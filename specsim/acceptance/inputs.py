@@ -13,6 +13,7 @@ from pydantic import Field
 from specsim.acceptance.counters import profile_from_counters, profile_from_histogram
 from specsim.acceptance.emitted import emitted_distribution
 from specsim.acceptance.isotonic import concave_tokens, falling_survival, smoothed
+from specsim.acceptance.priors import PriorInput
 from specsim.acceptance.profile import AcceptanceProfile, RankOrder, constant_alpha
 from specsim.acceptance.spread import RequestSpread
 from specsim.acceptance.spread_fit import fit_spread, spread_from_totals
@@ -306,7 +307,8 @@ AcceptanceInput = Annotated[
     | RanksInput
     | TopkInput
     | RequestsInput
-    | RecordsInput,
+    | RecordsInput
+    | PriorInput,
     Field(discriminator="kind"),
 ]
 
