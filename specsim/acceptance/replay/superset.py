@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from specsim.acceptance.replay.forest import NOT_RUN, Laws
 from specsim.acceptance.replay.world import check_is_top, most_children, weighs_pool
-from specsim.decoding import Array, Cast, DraftState, Draw, Limits, TokenTree, TreePolicy, rooted, subtree
+from specsim.decoding import Array, Cast, DraftState, Draw, Eagle2, Limits, TokenTree, TreePolicy, rooted, subtree
 from specsim.decoding.arrays import depths, pick
 from specsim.decoding.policies.pool import ascending, check_at_least
 from specsim.decoding.propose import top, top_children
@@ -173,6 +173,8 @@ class _Whole:
             state = policy.expand(part.state, laws)
             part = Part(state, np.concatenate((part.ids, self._numbers(state, part.ids, before)), axis=1))
             self.mark(needed, pick(part.ids, state.frontier), state.frontier >= 0)
+            if isinstance(policy, Eagle2):  # all that it drafts: a less deep tree of the same size verifies more of it
+                self.mark(needed, part.ids[:, before:], True)
             if weighs_pool(policy):
                 num = min(policy.limits.nodes, state.path_probs.shape[1])
                 self.mark(needed, pick(part.ids, top(state.path_probs, num)[1]), True)
@@ -183,7 +185,7 @@ class _Whole:
     def _numbers(self, state: DraftState, ids: Ids, before: int) -> Ids:
         """The pool's number of each new node of a policy, ``[B, W]``; -1 beyond the candidates looked at."""
         parents, tokens = state.parents[:, before:], state.tokens[:, before:]
-        above = np.where(parents >= 0, pick(ids, parents), -1)
+        above = np.where(parents >= 0, pick(ids, np.maximum(parents, 0)), -1)
         found = np.full(above.shape, -1)
         for row in range(len(above)):
             here = np.flatnonzero(self.state.parents[row] >= 0)

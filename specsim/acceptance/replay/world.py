@@ -133,7 +133,7 @@ class _Rows:
         grown = self.policy.expand(state, probs)
         parents, tokens = grown.parents[:, before:], grown.tokens[:, before:]
         is_node = parents >= 0
-        above = np.where(is_node, pick(self.law, parents), NOT_RUN)
+        above = np.where(is_node, pick(self.law, np.maximum(parents, 0)), NOT_RUN)
         known = is_node & (above >= 0) & (tokens < np.where(above >= 0, self.sizes[above], 0))
         place = np.where(known, self.text.laws.first[above] + tokens, -1)
         child = np.where(known, self.text.laws.child_law[place], NOT_RUN)
