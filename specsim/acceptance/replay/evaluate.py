@@ -12,7 +12,7 @@ from specsim.acceptance.replay.forest import Forest, RecordedText
 from specsim.acceptance.replay.walk import Array, Walk, exact_rate, shortest_and_longest, visits
 from specsim.acceptance.replay.world import Ids, Played, play
 from specsim.decoding import ConfidenceChain, Rule, StaticTree, TreePolicy, check_pairing
-from specsim.decoding.rules import checked_knobs
+from specsim.decoding.rules import checked_knobs, facts
 from specsim.errors import InputError
 
 DEFAULT_LEVEL = 0.9
@@ -67,11 +67,14 @@ def evaluate(
         return _on_forest(forest, policy, rule, level)
     if rule == "typical_acceptance":
         return _typical(forest, policy, level, set_to)
-    if not isinstance(policy, StaticTree | ConfidenceChain) or policy.draw != "sampled":
+    # Exact types: a policy derived from these may drop what it has seen.
+    if type(policy) not in (StaticTree, ConfidenceChain) or policy.draw != "sampled":
         raise ReplayRefused(
             f"{type(policy).__name__} decides on sampled tokens after seeing them, or on draws off the text: what it "
             "would have kept does not follow from the text, and dropping a token for what it is would not be lossless"
         )
+    if facts(rule).chains_only and isinstance(policy, StaticTree) and not policy.tree.is_chain:
+        raise InputError("tree", f"must be a chain for the rule {rule}", policy.tree.parents)
     tables = [forced_walk(_forced(text), policy, rule) for text in forest.texts]  # type: ignore[arg-type]
     return exact_rate([Walk(visits(table), table.sum(axis=1)) for table in tables], level)
 
@@ -129,9 +132,7 @@ def _played(text: RecordedText, policy: TreePolicy, knobs: dict[str, float] | No
 
 def _typical(forest: Forest, policy: TreePolicy, level: float, knobs: dict[str, float]) -> Exact:
     if policy.draw != "top":
-        raise ReplayRefused(
-            "typical_acceptance on sampled drafts can not be replayed: the forest holds the most probable"
-        )
+        raise ReplayRefused("typical_acceptance on sampled drafts can not be replayed: these were not recorded")
     if any(text.laws.target_probs is None or text.laws.entropy is None for text in forest.texts):
         raise ReplayRefused("typical_acceptance needs the target's probability and entropy at every node")
     rounds = [_played(text, policy, knobs) for text in forest.texts]

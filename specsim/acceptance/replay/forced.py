@@ -85,9 +85,9 @@ def draw_accepts(
         samples: Simulated rows of elders for each token.
         rng: For them.
 
-    >>> laws = np.array([[0.5, 0.5]]), np.array([[0.1, 0.9]])  # draw 0 is token 1 with .5; rejected with .5 * .8
-    >>> draw_accepts(*laws, np.array([1]), 2, 4000, np.random.default_rng(0)).round(2).tolist()
-    [[0.56, 0.44]]
+    >>> laws = np.array([[0.5, 0.5]]), np.array([[0.1, 0.9]])  # 0.5 / 0.9 and 0.5 * 0.8 / 0.9
+    >>> draw_accepts(*laws, np.array([1]), 2, 4000, np.random.default_rng(0)).round(1).tolist()
+    [[0.6, 0.4]]
     """
     wanted = target_laws[np.arange(len(tokens)), tokens]
     found = np.zeros((len(tokens), num))

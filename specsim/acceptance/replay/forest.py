@@ -160,7 +160,7 @@ def save_text(text: RecordedText, facts: ForestFacts, path: Path) -> None:
 def load_text(path: Path) -> tuple[ForestFacts, RecordedText]:
     """One text and how it was recorded. Raises InputError for a file that is none, or is broken."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise InputError(path.name, f"can not be read ({error})") from None

@@ -82,7 +82,7 @@ class Superset:
     @property
     def limits(self) -> Limits:
         """What is verified is what is run."""
-        theirs = [policy.limits for policy in self.policies]
+        theirs: list[Limits] = [policy.limits for policy in self.policies]
         expanded = self.num_laws + sum(limits.expanded for limits in theirs)
         depth = max([self.max_depth, *(limits.depth for limits in theirs)])
         passes = max([self.num_laws, *(limits.passes for limits in theirs)])
@@ -114,7 +114,7 @@ class Superset:
             parts.append(part)
         wanted |= self._most_promising(grown)
         wanted &= ~whole.was_run()
-        pool = wanted.shape[1]
+        pool = int(grown.parents.shape[1])
         frontier = ascending(np.where(wanted, np.arange(pool), pool), pool)
         return SupersetState(**vars(replace(grown, frontier=frontier)), parts=tuple(parts), needed=needed)
 

@@ -196,12 +196,12 @@ def most_children(policy: TreePolicy) -> int:
     """Candidates of one node that a policy asks for by number, whatever the laws."""
     if isinstance(policy, StaticTree):
         return 1 + max(policy.tree.ranks)
-    return policy.top_k if isinstance(policy, Eagle2 | Cast) else 1
+    return int(getattr(policy, "top_k", 1))
 
 
 def weighs_pool(policy: TreePolicy) -> bool:
-    """Do its decisions depend on the most probable nodes of the whole pool, whether or not it will verify them."""
-    return isinstance(policy, BestFirst | OptTree | Cast)
+    """May its decisions depend on the most probable nodes of the whole pool, run and verified or not."""
+    return type(policy) not in (StaticTree, ConfidenceChain, Talon, Eagle2)
 
 
 def _is_surely_kept(policy: TreePolicy, values: Array) -> NDArray[np.bool_]:
@@ -210,9 +210,9 @@ def _is_surely_kept(policy: TreePolicy, values: Array) -> NDArray[np.bool_]:
     Some policies verify all they draft. Others the most probable of their pool: no more than 1 / v nodes of a level
     have path probability v, for those of a level sum to at most 1.
     """
-    if isinstance(policy, StaticTree | Talon | ConfidenceChain):
+    if type(policy) in (StaticTree, ConfidenceChain, Talon):
         return np.ones(values.shape, dtype=bool)
-    if isinstance(policy, Eagle2 | OptTree | BestFirst):
+    if type(policy) in (Eagle2, OptTree, BestFirst):
         most = 1 + policy.limits.depth * np.floor(1 / np.maximum(values.astype(float), 1e-9) + 1e-6)
         total = policy.total_tokens if isinstance(policy, Eagle2) else policy.limits.nodes
         return np.asarray((values > 0) & (most <= total))
