@@ -22,6 +22,7 @@ from specsim.cli import (
     hardware,
     methods,
     model,
+    replay,
     simulate,
     solve,
     tune,
@@ -52,6 +53,7 @@ for command in (
     accuracy.accuracy,
     generate.generate,
     methods.methods,
+    replay.replay,
 ):
     app.command()(command)
 

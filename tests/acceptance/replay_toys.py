@@ -85,6 +85,13 @@ class Toy:
 
 
 def toy_facts(**changes: Any) -> ForestFacts:
-    known: dict[str, Any] = {"drafter": "toy", "models": "toy", "temperature": 1.0, "num_laws": 1, "num_nodes": 1}
-    known |= {"max_depth": 1, "num_draws": 1, "output_tokens": 1, "tail_tokens": 0, "seed": 0}
+    known: dict[str, Any] = {
+        "drafter": "toy",
+        "models": "toy",
+        "temperature": 1.0,
+        "num_laws": 1,
+        "num_nodes": 1,
+        "num_children": 1,
+    }
+    known |= {"num_children": 1, "max_depth": 1, "num_draws": 1, "output_tokens": 1, "tail_tokens": 0, "seed": 0}
     return ForestFacts(**(known | changes))

@@ -45,13 +45,13 @@ CHAIN = StaticTree(DraftTree.chain(3), "sampled")
 
 @pytest.fixture(scope="module")
 def sampled() -> Forest:
-    return TOY.forest([TOY.text(120, seed=s) for s in range(3)], Superset(4, 8, 3, (EAGLE,)), num_draws=2)
+    return TOY.forest([TOY.text(120, seed=s) for s in range(3)], Superset(4, 8, 3, policies=(EAGLE,)), num_draws=2)
 
 
 @pytest.fixture(scope="module")
 def greedy() -> Forest:
     toy = TOY.greedy()
-    return toy.forest([toy.text(60, first=s) for s in range(3)], Superset(4, 8, 3, (EAGLE,)))
+    return toy.forest([toy.text(60, first=s) for s in range(3)], Superset(4, 8, 3, policies=(EAGLE,)))
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,15 @@ EXACT: list[tuple[str, TreePolicy, Rule]] = [
 REFUSED: list[tuple[str, TreePolicy, Rule, str]] = [
     ("sampled", EAGLE, "greedy", "temperature 0"),
     ("sampled", CHAIN, "one_hot", "sampled drafts"),
-    ("sampled", DySpec(8, 0.1, 2, 3), "recursive_rejection", "DySpec decides on sampled tokens after seeing"),
-    ("sampled", StochasticBeam(3, 2), "recursive_rejection", "StochasticBeam decides on sampled tokens after"),
-    ("sampled", DropsDoubtful(DraftTree.chain(3), "sampled"), "recursive_rejection", "DropsDoubtful decides on sam"),
-    ("sampled", Pruned(), "token_rejection", "Pruned decides on sampled"),  # type: ignore[list-item]
+    ("sampled", DySpec(8, 0.1, 2, 3), "recursive_rejection", "DySpec decides on draws that lie off"),
+    ("sampled", StochasticBeam(3, 2), "recursive_rejection", "StochasticBeam decides on draws"),
+    (
+        "sampled",
+        DropsDoubtful(DraftTree.chain(3), "sampled"),
+        "recursive_rejection",
+        "or drops draws after seeing",
+    ),
+    ("sampled", Pruned(), "token_rejection", "Pruned decides on draws"),  # type: ignore[list-item]
     ("sampled", rsd_c((3, 1)), "recursive_rejection", "draws 3 children of a node, 2 were recorded"),
     ("sampled", rsd_c((2, 2)), "traversal", "below a rejected sibling"),
     ("sampled", StaticTree(DraftTree.from_widths((2,)), "sampled_with_replacement"), "k_seq", "without replacement"),

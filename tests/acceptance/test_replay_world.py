@@ -63,7 +63,7 @@ def truth(toy: Toy, policy: TreePolicy, text: list[int], num: int) -> dict[str, 
 def union() -> tuple[Toy, list[int], Forest]:
     toy = Toy.random(seed=1)
     text = toy.text(120, seed=2)
-    return toy, text, toy.forest([text], Superset(6, 8, 3, tuple(POLICIES)))
+    return toy, text, toy.forest([text], Superset(6, 8, 3, policies=tuple(POLICIES)))
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
@@ -84,7 +84,7 @@ def test_a_long_text_is_played_in_parts() -> None:
     toy = Toy.random(seed=3)
     text = toy.text(1200, seed=4)
     policy = Eagle2(3, 2, 10)
-    played = play(toy.forest([text], Superset(1, 1, 2, (policy,))).texts[0], policy)
+    played = play(toy.forest([text], Superset(1, 1, 2, policies=(policy,))).texts[0], policy)
     assert played.accepted.tolist() == truth(toy, policy, text, len(played.nodes))["accepted"].tolist()
 
 
@@ -93,7 +93,7 @@ def test_what_was_not_recorded_leaves_bounds_that_hold(policy: TreePolicy) -> No
     toy = Toy.random(seed=POLICIES.index(policy), sharpness=0.3)
     texts = [toy.text(60, seed=place) for place in range(2)]
     sparse = toy.forest(texts, Superset(4, 6, 3, batch=2))
-    full = toy.forest(texts, Superset(4, 6, 3, (policy,), batch=2))
+    full = toy.forest(texts, Superset(4, 6, 3, policies=(policy,), batch=2))
     for few, all_ in zip(sparse.texts, full.texts, strict=True):
         guess, known = play(few, policy), play(all_, policy)
         assert not known.is_missing.any()
@@ -124,13 +124,13 @@ def test_eagle2_is_nested_in_depth_and_size_and_not_in_width() -> None:
     """
     toy = Toy.random(seed=8, vocab=40, sharpness=0.4)
     texts = [toy.text(150, seed=s) for s in range(2)]
-    forest = toy.forest(texts, Superset(1, 1, 1, (Eagle2(10, 4, 60),)))
+    forest = toy.forest(texts, Superset(1, 1, 1, policies=(Eagle2(10, 4, 60),)))
     for nested in (Eagle2(10, 4, 60), Eagle2(10, 4, 20), Eagle2(10, 2, 60), Eagle2(10, 1, 9)):
         assert isinstance(evaluate(forest, nested, "one_hot"), Exact)
     for narrower in (Eagle2(2, 4, 12), Eagle2(4, 4, 24)):
         found = evaluate(forest, narrower, "one_hot")
         assert isinstance(found, Bounds) and "not recorded" in found.why
-        both = toy.forest(texts, Superset(1, 1, 1, (Eagle2(10, 4, 60), narrower)))
+        both = toy.forest(texts, Superset(1, 1, 1, policies=(Eagle2(10, 4, 60), narrower)))
         assert isinstance(evaluate(both, narrower, "one_hot"), Exact)
 
 
@@ -151,7 +151,7 @@ def test_rows_of_cast_decide_together_so_each_position_is_played_alone() -> None
 def test_replay_at_temperature_one_agrees_with_rounds_that_were_decoded(policy: TreePolicy) -> None:
     toy = Toy.random(seed=9)
     texts = [toy.text(400, seed=s) for s in range(5)]
-    found = evaluate(toy.forest(texts, Superset(1, 1, 1, (policy,))), policy, "one_hot")
+    found = evaluate(toy.forest(texts, Superset(1, 1, 1, policies=(policy,))), policy, "one_hot")
     emitted = toy.decoded(policy, "one_hot", rounds=60, rows=200, seed=7)[10:]
     by_row = emitted.mean(0)
     assert isinstance(found, Exact)

@@ -53,13 +53,14 @@ FACTS = ForestFacts(
     temperature=0.0,
     num_laws=8,
     num_nodes=12,
+    num_children=1,
     max_depth=5,
     num_draws=1,
     output_tokens=POSITIONS + TAIL,
     tail_tokens=TAIL,
     seed=0,
 )
-SUPERSET = Superset(8, 12, 5, tuple(POLICIES))
+SUPERSET = Superset(8, 12, 5, policies=tuple(POLICIES))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def test_at_temperature_one_replay_has_the_rounds_of_the_text_that_the_policy_wr
 
 def recorded(models: tuple[Llama, Llama], written: Written, policy: TreePolicy, num: int, tail: int) -> RecordedText:
     """The forest of the first ``num`` tokens, the last ``tail`` of which are looked ahead at."""
-    tokens, superset = written.tokens[: written.begin + num], Superset(1, 1, 1, (policy,))
+    tokens, superset = written.tokens[: written.begin + num], Superset(1, 1, 1, policies=(policy,))
     return record_text(
         models[0], lambda: ModelDrafter(*models), tokens, written.begin, superset, Sampling(1.0), 1, tail
     )

@@ -70,8 +70,8 @@ def evaluate(
     # Exact types: a policy derived from these may drop what it has seen.
     if type(policy) not in (StaticTree, ConfidenceChain) or policy.draw != "sampled":
         raise ReplayRefused(
-            f"{type(policy).__name__} decides on sampled tokens after seeing them, or on draws off the text: what it "
-            "would have kept does not follow from the text, and dropping a token for what it is would not be lossless"
+            f"{type(policy).__name__} decides on draws that lie off the text, or drops draws after seeing them: what "
+            "it would have kept does not follow from the text"
         )
     if facts(rule).chains_only and isinstance(policy, StaticTree) and not policy.tree.is_chain:
         raise InputError("tree", f"must be a chain for the rule {rule}", policy.tree.parents)

@@ -34,6 +34,7 @@ class ForestFacts(Document):
         policies: Whose every request was recorded, beside the most probable nodes.
         num_laws, max_depth: Most probable nodes run at each position, and how deep.
         num_nodes: Most probable nodes kept, run or not.
+        num_children: Candidates kept after each node run, at least.
         num_draws: Draws without replacement told apart at each token.
         output_tokens: Tokens of each text after its prompt; all but the last ``tail_tokens`` are positions.
         tail_tokens: Looked ahead at only.
@@ -48,6 +49,7 @@ class ForestFacts(Document):
     policies: tuple[str, ...] = ()
     num_laws: int
     num_nodes: int
+    num_children: int
     max_depth: int
     num_draws: int
     output_tokens: int

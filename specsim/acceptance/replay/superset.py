@@ -56,6 +56,7 @@ class Superset:
         num_laws: Nodes run best first, ``batch`` at a time.
         num_nodes: Most probable nodes kept, run or not.
         max_depth: Levels below the root.
+        num_children: Candidates kept after each node run, at least.
         policies: Of the kind that takes the most probable children. Not CAST, whose rows decide together.
         batch: Nodes run in a pass.
 
@@ -66,6 +67,7 @@ class Superset:
     num_laws: int
     num_nodes: int
     max_depth: int
+    num_children: int = 1
     policies: tuple[TreePolicy, ...] = ()
     batch: int = 8
     kind: Literal["superset"] = "superset"
@@ -73,7 +75,7 @@ class Superset:
 
     def __post_init__(self) -> None:
         sizes = {"num_laws": self.num_laws, "num_nodes": self.num_nodes, "batch": self.batch}
-        check_at_least(1, max_depth=self.max_depth, **sizes)
+        check_at_least(1, max_depth=self.max_depth, num_children=self.num_children, **sizes)
         for policy in self.policies:
             check_is_top(policy)
             if isinstance(policy, Cast):
@@ -99,7 +101,7 @@ class Superset:
         """Draft the best candidates of the frontier, let every policy go on as far as it can, and ask for the rest."""
         assert isinstance(state, SupersetState)
         batch, width, vocab_size = draft_probs.shape
-        num = min(vocab_size, max([MAX_CANDIDATES, *map(most_children, self.policies)]))
+        num = min(vocab_size, max([MAX_CANDIDATES, self.num_children, *map(most_children, self.policies)]))
         tokens = top_children(draft_probs, num).reshape(batch, width * num)
         columns = np.where(state.frontier >= 0, np.arange(width), -1)
         grown = state.grown(draft_probs, np.repeat(columns, num, axis=1), tokens)
@@ -186,16 +188,15 @@ class _Whole:
         """The pool's number of each new node of a policy, ``[B, W]``; -1 beyond the candidates looked at."""
         parents, tokens = state.parents[:, before:], state.tokens[:, before:]
         above = np.where(parents >= 0, pick(ids, np.maximum(parents, 0)), -1)
-        found = np.full(above.shape, -1)
-        for row in range(len(above)):
-            here = np.flatnonzero(self.state.parents[row] >= 0)
-            keys = self.state.parents[row, here] * (1 << 32) + self.state.tokens[row, here]
-            order = np.argsort(keys)
-            asked = above[row] * (1 << 32) + tokens[row]
-            place = np.minimum(np.searchsorted(keys[order], asked), len(keys) - 1)
-            hit = (above[row] >= 0) & (keys[order][place] == asked)
-            found[row] = np.where(hit, here[order][place], -1)
-        return found
+        expanded = self.state.expanded
+        # Each column that was run has as many columns of candidates, padding or not, in the order run.
+        num = (self.state.parents.shape[1] - 1) // expanded.shape[1]
+        run = expanded[:, None, :] == above[:, :, None]
+        begin = 1 + np.argmax(run, axis=2) * num
+        hit = pick(self.state.tokens, (begin[..., None] + np.arange(num)).reshape(len(above), -1))
+        hit = hit.reshape(*above.shape, num) == tokens[..., None]
+        known = (above >= 0) & run.any(axis=2) & hit.any(axis=2)
+        return np.asarray(np.where(known, begin + np.argmax(hit, axis=2), -1))
 
 
 def collect(policy: Superset, state: DraftState, tree: TokenTree, target_probs: Any) -> list[Laws]:
@@ -208,6 +209,7 @@ def collect(policy: Superset, state: DraftState, tree: TokenTree, target_probs: 
         target_probs: ``[B, N, V]`` the target's law after each node of the tree; None where it was not run.
     """
     kept, ranks = policy.kept(state), _ranks(state.parents)
+    kept |= ranks < policy.num_children
     return [_collected(state, tree, kept[row], ranks[row], target_probs, row) for row in range(len(kept))]
 
 

@@ -175,8 +175,10 @@ class _Rows:
         end = np.argmax(np.where(on_text, depth + 1, 0), axis=1)
         reached = np.take_along_axis(depth, end[:, None], axis=1)[:, 0]
         was_run = (state.expanded[rows] == end[:, None]).any(axis=1) & (self.law[rows, end] >= 0)
-        # A slot left out may hold the text's own token, or have taken the place of one that holds it.
-        is_sound = ~((parents >= 0) & (place < 0)).any(axis=1)
+        # A slot left out may hold the text's own token; where candidates of all nodes compete, it may also have taken
+        # the place of one that holds it.
+        is_near = parents == end[:, None] if type(self.policy) in (Eagle2, StaticTree) else parents >= 0
+        is_sound = ~(is_near & (place < 0)).any(axis=1)
         self.most[rows] = np.where(was_run & is_sound, reached, self.policy.limits.depth)
         sure = on_text & _is_surely_kept(self.policy, state.path_probs[rows])
         self.fewest[rows] = np.max(depth * (path_probs(parents, sure.astype(np.float32)) > 0), axis=1)
