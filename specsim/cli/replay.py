@@ -72,11 +72,13 @@ def replay(
     recorded; refused, with the reason, where the recording can not tell.
     """
     from specsim.acceptance.replay import Superset, load_forest
+    from specsim.decoding import check_sampling
 
     if forest is not None and record is not None:
         raise InputError("record", "must be left out where forest is given", str(record))
     if not 0 < level < 1:
         raise InputError("level", "must be between 0 and 1", level)
+    check_sampling(temperature)
     if forest is not None:
         recorded = load_forest(forest)
         cases = cases_from(policy, recorded.facts.temperature)

@@ -17,8 +17,11 @@ from specsim.errors import InputError
 
 Array = NDArray[np.float64]
 
+MIN_TEXTS: Final = 5
+"""Fewer texts than this are cut into ``MIN_BLOCKS`` blocks, so that the interval has degrees of freedom; it then does
+not see how texts differ from each other."""
+
 MIN_BLOCKS: Final = 16
-"""Fewer texts than this are cut into blocks, so that the interval has degrees of freedom."""
 
 MIN_BLOCK_TOKENS: Final = 16
 """Shorter blocks would hold few rounds, whose neighbours are correlated."""
@@ -124,7 +127,7 @@ def runs(accept: Array, longest: int) -> Array:
 def exact_rate(walks: Sequence[Walk], level: float) -> Exact:
     """Tokens per round over all walks, with its interval by the ratio's residuals over blocks.
 
-    Blocks are the texts, or equal pieces of them where texts are few. With n and r the tokens and rounds of a block,
+    Blocks are the texts, or equal pieces of them where texts are fewer than five. With n and r the tokens and rounds of a block,
     and R their ratio over all, Var R = B / (B - 1) sum (n - R r)^2 / (sum r)^2, with Student's t of B - 1 degrees.
 
     Source: Cochran 1977, Sampling Techniques, section 6.4 (ratio estimate of clusters).
@@ -147,7 +150,7 @@ def exact_rate(walks: Sequence[Walk], level: float) -> Exact:
 def _blocks(one: Walk, num_texts: int) -> Array:
     """``[block, (tokens, rounds)]`` of one text."""
     total = len(one.starts)
-    pieces = 1 if num_texts >= MIN_BLOCKS else -(-MIN_BLOCKS // num_texts)
+    pieces = 1 if num_texts >= MIN_TEXTS else -(-MIN_BLOCKS // num_texts)
     pieces = max(1, min(pieces, total // MIN_BLOCK_TOKENS))
     ends = np.linspace(0, total, pieces + 1).astype(int)[:-1]
     return np.stack([np.add.reduceat(one.starts * one.tokens, ends), np.add.reduceat(one.starts, ends)], axis=1)
