@@ -131,7 +131,7 @@ CASES: list[tuple[TreePolicy, Rule]] = [
 @pytest.fixture(scope="module")
 def written() -> tuple[Toy, Forest]:
     toy = Toy.random(seed=12, vocab=12, sharpness=0.3)
-    return toy, toy.forest([toy.text(1500, seed=s) for s in range(4)], Superset(1, 1, 1), num_draws=3)
+    return toy, toy.forest([toy.text(700, seed=s) for s in range(6)], Superset(1, 1, 1), num_draws=3)
 
 
 @pytest.mark.parametrize(("policy", "rule"), CASES, ids=str)
@@ -145,7 +145,7 @@ def test_replay_agrees_with_rounds_that_were_decoded(
     assert isinstance(found, Exact)
     sd = np.hypot(by_row.std() / np.sqrt(len(by_row)), (found.high - found.low) / 2 / 1.75)
     assert abs(found.value - by_row.mean()) < 4 * sd  # 4e-4 by chance over 7 cases
-    assert sd < 0.04 * found.value  # and the comparison is worth something
+    assert sd < 0.05 * found.value  # and the comparison is worth something
 
 
 def test_all_draft_lengths_come_from_one_table() -> None:

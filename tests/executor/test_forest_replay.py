@@ -151,12 +151,12 @@ def test_at_temperature_one_replay_agrees_on_texts_that_another_policy_wrote(
     """Recorded on one policy's texts, run on its own: two samples, |z| < 3.5 (5e-4 by chance)."""
     policy, other = POLICIES[2], Method(POLICIES[0], "one_hot", Sampling(1.0))
     texts = [recorded(models, one, policy, 48, 8) for one in run(models, prompts * 2, other, 48, seed=100)]
-    own = run(models, prompts * 15, Method(policy, "one_hot", Sampling(1.0)), 40)
+    own = run(models, prompts * 8, Method(policy, "one_hot", Sampling(1.0)), 40)
     mean = [one.tokens_of(one.rounds(40)) / one.rounds(40) for one in own]
     found = evaluate(Forest(FACTS.model_copy(update={"temperature": 1.0}), texts), policy, "one_hot")
     assert isinstance(found, Exact)
     sd = np.hypot(np.std(mean) / np.sqrt(len(mean)), (found.high - found.low) / 2 / 1.75)
-    assert abs(found.value - np.mean(mean)) < 3.5 * sd and sd < 0.12 * found.value
+    assert abs(found.value - np.mean(mean)) < 3.5 * sd and sd < 0.15 * found.value
 
 
 @pytest.mark.parametrize("draft_len", [1, 3, 6])
