@@ -128,7 +128,7 @@ def exact_rate(walks: Sequence[Walk], level: float) -> Exact:
     """Tokens per round over all walks, with its interval by the ratio's residuals over blocks.
 
     Blocks are the texts, or equal pieces of them where texts are fewer than five. With n and r the tokens and rounds of
-    a block, and R their ratio over all, Var R = B / (B - 1) sum (n - R r)^2 / (sum r)^2, with Student's t of B - 1 degrees.
+    a block, and R their ratio over all, Var R = B / (B - 1) sum (n - R r)^2 / (sum r)^2; Student's t of B - 1 degrees.
 
     Source: Cochran 1977, Sampling Techniques, section 6.4 (ratio estimate of clusters).
     """
