@@ -25,6 +25,7 @@ from specsim.cli import (
     methods,
     model,
     priors,
+    replay,
     simulate,
     solve,
     tune,
@@ -58,6 +59,7 @@ for command in (
     methods.methods,
     limits.limits,
     priors.priors,
+    replay.replay,
 ):
     app.command()(command)
 

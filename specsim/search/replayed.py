@@ -8,17 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from specsim.acceptance.replay.walk import expected_rounds as rounds_of_chains
 from specsim.errors import InputError
-from specsim.search.certificate import Array, checked_count, probs_or_none
+from specsim.search.certificate import checked_count, probs_or_none
 
 
 def expected_rounds(accept: ArrayLike, draft_lens: Sequence[int]) -> dict[int, float]:
-    """Expected rounds until a recorded text is out, for chains of each draft length; the last round may overshoot.
-
-    Given the text, token t comes from an accepted draft with ``accept[t]``, independently of the others, wherever the
-    rounds began. With V(t) the rounds left when t tokens are out,
-
-        V(t) = 1 + sum over k of Pr(exactly k accepted from t) V(t + k + 1),   V = 0 once all are out.
+    """Expected rounds until a recorded text is out, for chains of each draft length; see ``acceptance.replay``.
 
     Args:
         accept: By token of the text; min(1, draft / target probability) of the token under the token rule.
@@ -28,19 +24,7 @@ def expected_rounds(accept: ArrayLike, draft_lens: Sequence[int]) -> dict[int, f
     {0: 2.0, 1: 1.5}
     """
     probs = probs_or_none("a", accept)
-    return {checked_count("gammas", length, 0): _rounds_left(probs, length) for length in draft_lens}
-
-
-def _rounds_left(accept: Array, draft_len: int) -> float:
-    total = len(accept)
-    left = np.zeros(total + draft_len + 2)
-    padded = np.concatenate((accept, np.ones(draft_len + 1)))
-    for start in range(total - 1, -1, -1):
-        reach = np.concatenate(([1.0], np.cumprod(padded[start : start + draft_len])))
-        exactly = reach.copy()
-        exactly[:-1] -= reach[1:]
-        left[start] = 1.0 + float(exactly @ left[start + 1 : start + draft_len + 2])
-    return float(left[0])
+    return rounds_of_chains(probs, [checked_count("gammas", length, 0) for length in draft_lens])
 
 
 @dataclass(frozen=True)
