@@ -1,8 +1,8 @@
 """What a policy could do at best that chose each round's size knowing the target's own laws: marks to measure by.
 
 ``drafter``: of what the drafter proposes best first, each round verifies the nodes that the target is likeliest to
-keep, as many as pay. ``light``: the drafter knows the target's law and costs nothing; no lossless scheme does better with one
-verification per round (but for where it leaves the next round to begin, which both ignore).
+keep, as many as pay. ``light``: the drafter knows the target's law and costs nothing; no lossless scheme does better
+with one verification per round (but for where it leaves the next round to begin, which both ignore).
 
 At the rate as the price of time each round takes the size of the largest tokens - rate x cost, and the rate is the one
 that this earns. Source: Dinkelbach 1967.

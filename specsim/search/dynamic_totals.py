@@ -21,8 +21,9 @@ WARM_ROOTS: Final = 10
 """Walks of each text, and roots before rounds are counted: a walk is then two or three rounds old."""
 GRID: Final = 255
 """Token totals up to here are kept as they are, larger ones between as many points."""
-GROUPS: Final = 48
-"""Rounds of a batch put together from each block of requests."""
+DRAWN: Final = 256
+LEAST_GROUPS: Final = 4
+"""Rounds drawn from each block of requests to make batches of, and batches at least: large ones are much alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,11 @@ class Visited:
     emitted: Floats
     num_nodes: Ints
     widths: Ints
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether all rounds are alike."""
+        return bool(np.ptp(self.num_nodes) == 0 and np.ptp(self.emitted) == 0 and not np.ptp(self.widths, axis=0).any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +83,7 @@ def visited_of(rounds: Rounds) -> Visited:
     counts = visits(rounds.emitted, NUM_STARTS, WARM_ROOTS)
     request, root = np.nonzero(counts)
     at = (request, root)
-    return Visited(request, counts[at], rounds.emitted[at], rounds.num_nodes[at], rounds.widths[at])
+    return Visited(request, counts[at], rounds.emitted[at], rounds.num_nodes[at], rounds.widths[at].astype(np.int16))
 
 
 def block_of(request: Ints, num_requests: int) -> Ints:
@@ -105,11 +111,18 @@ def _one(v: Visited, block: Ints, num: int, batch: int) -> tuple[list[_Events], 
     if batch == 1:
         # In the long run what one round emits is what the next one's drafter has pending.
         nodes, widths, pending, weight, of = v.num_nodes, v.widths, v.emitted, v.weight.astype(float), block
+    elif v.is_steady:
+        nodes, widths, pending = v.num_nodes * batch, v.widths * batch, v.emitted * batch
+        weight, of = v.weight.astype(float), block
     else:
         place, of = _groups(block, v.weight, num, batch, seed=0)
         before, _ = _groups(block, v.weight, num, batch, seed=1)
-        nodes, widths, pending = v.num_nodes[place].sum(1), v.widths[place].sum(1), v.emitted[before].sum(1)
-        weight = rounds[of] / GROUPS
+        nodes, widths, pending = (
+            v.num_nodes[place].sum(1),
+            v.widths[place].sum(1, dtype=np.int64),
+            v.emitted[before].sum(1),
+        )
+        weight = rounds[of] / _num_groups(batch)
     ran = widths[:, 1:] > 0
     which, _ = np.nonzero(ran)
     starts = widths[:, 0] > 0 if widths.shape[1] else np.zeros(len(nodes), dtype=bool)
@@ -129,14 +142,17 @@ def _sums(block: Ints, values: NDArray[Any], num: int) -> Floats:
 
 def _groups(block: Ints, weight: Ints, num: int, batch: int, seed: int) -> tuple[Ints, Ints]:
     """Rounds ``[group, member]`` drawn from each block by weight, and the block of each group."""
-    uniforms = np.random.default_rng(seed).random((num, GROUPS * batch))
-    upto = np.cumsum(weight)
-    ends = np.searchsorted(block, np.arange(num), side="right")
-    begins = np.searchsorted(block, np.arange(num))
-    low = np.where(begins > 0, upto[begins - 1], 0)
-    drawn = low[:, None] + uniforms * (upto[ends - 1] - low)[:, None]
-    place = np.minimum(np.searchsorted(upto, drawn, side="right"), len(upto) - 1)
-    return place.reshape(num * GROUPS, batch), np.repeat(np.arange(num), GROUPS)
+    groups = _num_groups(batch)
+    uniforms = np.random.default_rng(seed).random((num, groups * batch))
+    copies = np.repeat(np.arange(len(weight)), weight)
+    upto = np.concatenate(([0], np.cumsum(weight)))
+    begins, ends = (upto[np.searchsorted(block, np.arange(num), side=side)] for side in ("left", "right"))
+    place = copies[begins[:, None] + (uniforms * (ends - begins)[:, None]).astype(np.int64)]
+    return place.reshape(num * groups, batch), np.repeat(np.arange(num), groups)
+
+
+def _num_groups(batch: int) -> int:
+    return max(LEAST_GROUPS, -(-DRAWN // batch))
 
 
 def _grid(most: int) -> Floats:
