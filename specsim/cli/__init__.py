@@ -22,6 +22,7 @@ from specsim.cli import (
     hardware,
     methods,
     model,
+    robust,
     simulate,
     solve,
     tune,
@@ -43,6 +44,7 @@ for group in (hardware.app, model.app):
 for command in (
     demo.demo,
     tune.tune,
+    robust.robust,
     export.export,
     simulate.simulate,
     solve.solve,
