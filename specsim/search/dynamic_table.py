@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,14 +128,14 @@ def load_table(path: Path) -> DynamicTable:
         InputError: for a file that is none.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays["about"]))
         if about["schema"] != SCHEMA:
             raise KeyError("schema")
         policies = tuple(policy_of(data) for data in about["policies"])
         columns = [arrays[n].astype(float if n == "emitted" else np.int64) for n in _COLUMNS]
-    except (ValueError, KeyError, TypeError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError("table", f"must be a table of dynamic policies ({SCHEMA})", path.name) from error
     visited, begin = [], 0
     for end in arrays["ends"].tolist():
