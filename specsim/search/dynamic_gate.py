@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 HIDDEN: Final = 8
 """Units of the one hidden layer; three inputs need few."""
 TOP_K: Final = 8
-NUM_SAMPLES: Final = 20_000
+NUM_SAMPLES: Final = 10_000
 LEAST_PATH: Final = 1e-3
 """Candidates trained on, of those with at least this path probability: no threshold of use lies below."""
 
@@ -104,7 +104,7 @@ def fitted_gate(features: Floats, labels: Floats, seed: int, hidden: int = HIDDE
         value = float(np.logaddexp(0, logit).sum() - labels @ logit) / len(x) + 1e-4 * float(flat @ flat)
         return value, np.concatenate(slope) / len(x) + 2e-4 * flat
 
-    flat = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    flat = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 150}).x
     first, bias, last, end = _unpacked(np.asarray(flat), hidden)
     raw = first / spread
     layers = ((raw, bias - raw @ centre), (last[None], np.array([end])))
