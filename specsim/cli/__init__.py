@@ -17,6 +17,7 @@ from specsim.cli import (
     calibrate,
     cost,
     demo,
+    dynamic,
     export,
     generate,
     hardware,
@@ -44,6 +45,7 @@ for group in (hardware.app, model.app):
 for command in (
     demo.demo,
     tune.tune,
+    dynamic.dynamic,
     robust.robust,
     export.export,
     simulate.simulate,

@@ -92,9 +92,10 @@ def _listed(names: list[str]) -> str:
     return ", ".join(said)
 
 
-def _rate(value: float) -> str:
-    """
-    >>> _rate(11234.4), _rate(18.751)
+def rate_words(value: float) -> str:
+    """A rate in four digits, or all of those before the point.
+
+    >>> rate_words(11234.4), rate_words(18.751)
     ('11,234', '18.75')
     """
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
@@ -118,10 +119,14 @@ def _row(choice: RobustChoice, i: int) -> tuple[str, ...]:
     marks += ["least worst regret"] if choice.min_max == i else []
     marks += ["tie"] if choice.is_tie and i in choice.tied and not marks else []
     return (
-        choice.candidates[i].label, _rate(choice.mean_rate[i]), f"{_rate(choice.low[i])} - {_rate(choice.high[i])}",
-        f"{choice.prob_best[i]:.0%}", f"{choice.expected_regret[i]:.1%}", f"{choice.max_regret[i]:.1%}",
+        choice.candidates[i].label,
+        rate_words(choice.mean_rate[i]),
+        f"{rate_words(choice.low[i])} - {rate_words(choice.high[i])}",
+        f"{choice.prob_best[i]:.0%}",
+        f"{choice.expected_regret[i]:.1%}",
+        f"{choice.max_regret[i]:.1%}",
         ", ".join(marks),
-    )  # fmt: skip
+    )
 
 
 def as_answer(deployment: Deployment, drawn: RateDraws, choice: RobustChoice, worth: list[Worth]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from specsim.decoding.policies.c2t import Gate
 from specsim.errors import InputError
 from specsim.scenario import Deployment
 from specsim.search.dynamic_gate import c2t_policies
-from specsim.search.dynamic_score import DynamicScores, dynamic_prices, score
+from specsim.search.dynamic_score import DynamicScores, dynamic_prices, score, t_quantile
 from specsim.search.dynamic_static import best_static_trees, process_law
 from specsim.search.dynamic_table import DynamicTable, dynamic_table
 from specsim.search.dynamic_totals import NUM_BLOCKS, Visited
@@ -51,14 +51,16 @@ def dynamic_grid(max_nodes: int, max_depth: int, gate: Gate | None = None) -> li
         raise InputError(
             "max_nodes, max_depth", "must leave room for a draft: 2 nodes, 1 level", [max_nodes, max_depth]
         )
-    sizes = [n for n in (4, 8, 12, 16, 24, 32, 48, 64, 96, 128) if n <= max_nodes] or [max_nodes]
+    sizes = [n for n in (4, 8, 12, 16, 24, 32, 48, 64, 96, 128) if n < max_nodes] + [min(max_nodes, 128)]
     depths = [d for d in (1, 2, 3, 4, 6, 8, 10, 12) if d <= max_depth]
     tops, few = [k for k in (2, 4, 8) if k < max_nodes] or [1], sizes[::2]
     found: list[Any] = [
         Eagle2(k, d - 1, n) for k in tops for d in depths for n in sizes if n <= 1 + k + k * k * (d - 1)
     ]
     found += [OptTree(n - 1, t, d) for n in few for t in (0.1, 0.4) for d in depths if d > 1]
-    found += [Talon(n - 1, mu, k, max_depth) for n in few for mu in (0.03, 0.2) for k in tops[1:] if k < n]
+    found += [
+        Talon(n - 1, mu, k, max_depth) for n in few for mu in (0.03, 0.2) for k in [k for k in tops[1:] if k < n] or [1]
+    ]
     for measure in ("token", "path"):
         found += [
             ConfidenceChain(n, t, measure, "top") for t in (0.1, 0.3, 0.5, 0.8) for n in depths if 1 < n < max_nodes
@@ -145,13 +147,15 @@ class DynamicTuning:
 
     @property
     def gain(self) -> tuple[float, float, float]:
-        """The best dynamic policy's rate over the best static tree's, with its interval at the tuning's confidence."""
-        from specsim.search.dynamic_score import t_quantile
+        """What growing by confidence is worth: the rate over the best static tree's, low, middle and high.
 
-        ratio = float(self.scores.tokens_per_s[self.best] / self.scores.tokens_per_s[self.static])
+        The policy is chosen on one half of the texts and judged on the other, at the tuning's confidence.
+        """
+        grows = np.array([not isinstance(policy, StaticTree) for policy in self.table.policies])
+        middle = self.scores.held_out_gain(grows, self.static)
         sd = float(self.scores.log_gain_sd(self.static)[self.best])
-        reach = np.exp(t_quantile(self.certificate["confidence"], self.scores.log_jack.shape[1]) * sd)
-        return float(ratio / reach), ratio, float(ratio * reach)
+        reach = t_quantile(self.certificate["confidence"], self.scores.log_jack.shape[1]) * sd
+        return float(np.exp(middle - reach)), float(np.exp(middle)), float(np.exp(middle + reach))
 
 
 def tune_dynamic(deployment: Deployment, table: DynamicTable, confidence: float = CONFIDENCE) -> DynamicTuning:

@@ -105,6 +105,21 @@ class DynamicScores:
         reach = np.exp(t_quantile(confidence, self.log_jack.shape[1]) * self.log_sd)
         return self.tokens_per_s / reach, self.tokens_per_s * reach
 
+    def held_out_gain(self, among: NDArray[np.bool_], other: int) -> float:
+        """Logarithm of the gain over one policy of the best of some: chosen on half the blocks, judged on the others.
+
+        The best of many as it was found has also been the luckiest; what is judged on other texts has not.
+        """
+        num = self.log_jack.shape[1]
+        whole = np.log(self.tokens_per_s / self.tokens_per_s[other])[:, None]
+        by_block = num * whole - (num - 1) * (self.log_jack - self.log_jack[other])  # pseudo-values of the jackknife
+        half, places = np.arange(num) % 2 == 0, np.flatnonzero(among)
+        gains = []
+        for chosen_on, judged_on in ((half, ~half), (~half, half)):
+            choice = places[int(np.argmax(by_block[places][:, chosen_on].mean(axis=1)))]
+            gains.append(by_block[choice, judged_on].mean())
+        return float(np.mean(gains))
+
     def may_be_best(self, confidence: float, num_looks: int = 1) -> NDArray[np.bool_]:
         """Policies that are not shown to be slower than the best one found.
 

@@ -178,6 +178,20 @@ def test_the_best_policy_is_rarely_left_out() -> None:
     assert wrong <= 0.05 * 400 and left < 4.5 * 400
 
 
+def test_the_best_of_many_alike_gains_nothing_on_other_texts() -> None:
+    """Thirty policies that are as good as the first: the best as found looks better, and is not."""
+    rng, found, kept = np.random.default_rng(1), [], []
+    for _ in range(200):
+        blocks = 0.05 * rng.standard_normal((31, 16)) + 0.2 * rng.standard_normal(16)
+        mean, nothing = blocks.mean(axis=1), np.zeros(31)
+        jack = (mean[:, None] * 16 - blocks) / 15
+        scores = DynamicScores(np.exp(mean), nothing, nothing, nothing, nothing, nothing, jack)
+        kept.append(scores.held_out_gain(np.arange(31) > 0, 0))
+        found.append(mean[1:].max() - mean[0])
+    assert np.mean(found) > 0.02
+    assert abs(np.mean(kept)) < 4 * np.std(kept) / np.sqrt(200)
+
+
 def test_tables_are_kept(tmp_path: Path) -> None:
     table = dynamic_table(PROCESS, POLICIES, 0.0, 8, 3)
     table.save(tmp_path / "t.npz")
