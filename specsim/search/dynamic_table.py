@@ -112,7 +112,7 @@ class DynamicTable:
             exact_tokens=self.exact_tokens,
             request=np.concatenate([v.request for v in self.visited]).astype(np.uint16),
             weight=np.concatenate([v.weight for v in self.visited]).astype(np.uint8),
-            emitted=np.concatenate([v.emitted for v in self.visited]).astype(np.float32),
+            emitted=np.concatenate([v.emitted for v in self.visited]),
             num_nodes=np.concatenate([v.num_nodes for v in self.visited]).astype(np.uint16),
             widths=np.concatenate(wide).astype(np.uint16),
         )
