@@ -113,6 +113,7 @@ def oracle(deployment: Deployment, table: DynamicTable) -> dict[str, float]:
     limits, batch = deployment.scenario.search, deployment.scenario.workload.batch
     verify = verify_costs(deployment, limits.max_nodes)
     levels = np.concatenate(([0.0], np.cumsum(level_costs(deployment, limits.max_depth))))
+    assert table.process is not None  # the tables of this command are played, not recorded
     found: dict[str, float] = {}
     knows: tuple[Knows, Knows] = ("drafter", "light")
     for who in knows:

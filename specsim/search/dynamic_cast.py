@@ -58,6 +58,8 @@ def with_cast(
     CAST chooses numbers for the whole batch, so texts are decoded in groups of the batch's size, one walk each.
     """
     policy, batch = cast_policy(deployment, max_nodes, max_width, max_depth), deployment.scenario.workload.batch
+    if table.process is None:
+        raise InputError("table.process", "must be there to play CAST on: rounds were recorded", None)
     rng = np.random.default_rng(table.seed)
     texts = written(table.process, table.temperature, table.num_requests, 28, max_depth, rng)
     visited = group_visits(texts, policy, min(batch, table.num_requests))

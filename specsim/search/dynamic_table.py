@@ -38,14 +38,14 @@ class DynamicTable:
     Args:
         policies: What was decoded.
         visited: Of each.
-        process, temperature, seed, num_requests: What the texts are.
+        process, temperature, seed, num_requests: What the texts are; no process where the rounds were recorded.
         exact_tokens: ``[policy]`` tokens per round where a law gives them, NaN elsewhere.
         note: Where the rounds come from, for people.
     """
 
     policies: tuple[TreePolicy, ...]
     visited: tuple[Visited, ...]
-    process: TokenProcess
+    process: TokenProcess | None
     temperature: float
     seed: int
     num_requests: int
@@ -96,7 +96,7 @@ class DynamicTable:
         about = {
             "schema": SCHEMA,
             "policies": [_as_data(policy) for policy in self.policies],
-            "process": self.process.model_dump(),
+            "process": self.process and self.process.model_dump(),
             "temperature": self.temperature,
             "seed": self.seed,
             "num_requests": self.num_requests,
@@ -144,7 +144,7 @@ def load_table(path: Path) -> DynamicTable:
     return DynamicTable(
         policies,
         tuple(visited),
-        TokenProcess.model_validate(about["process"]),
+        about["process"] and TokenProcess.model_validate(about["process"]),
         about["temperature"],
         about["seed"],
         about["num_requests"],
