@@ -132,11 +132,17 @@ class DynamicScores:
         return np.asarray(below <= reach * self.log_gain_sd(self.best))
 
 
-def score(table: DynamicTable, prices: DynamicPrices) -> DynamicScores:
+def score(table: DynamicTable, prices: DynamicPrices, policy_s: Floats | None = None) -> DynamicScores:
     """Mean tokens / mean time of every policy.
 
     Where some policy's tokens per round are known from a law, the texts' luck with it is taken off the others as far
     as theirs goes along with it (a control variate).
+
+    Args:
+        table: Of the rounds.
+        prices: Of this table at some batch size.
+        policy_s: ``[policy]`` seconds per round and sequence of the policy's own work, in the place of the host work of
+            draft passes (``dynamic_bookkeeping``).
 
     Raises:
         InputError: for prices of another table.
@@ -146,7 +152,12 @@ def score(table: DynamicTable, prices: DynamicPrices) -> DynamicScores:
         if len(getattr(prices, name)) != len(points):
             raise InputError(name, f"must have the table's {len(points)} points", len(getattr(prices, name)))
     draft, verify = t.drafted @ prices.draft_s + t.first @ prices.first_s, t.verified @ prices.verify_s
-    host = prices.pass_s * t.passes + prices.round_s * t.speculating + prices.step_s * t.rounds
+    policy = prices.pass_s * t.passes
+    if policy_s is not None:
+        if np.shape(policy_s) != (len(table.policies),):
+            raise InputError("policy_s", f"must be one for each of {len(table.policies)} policies", np.shape(policy_s))
+        policy = prices.batch * policy_s[:, None] * t.rounds
+    host = policy + prices.round_s * t.speculating + prices.step_s * t.rounds
     time = draft + verify + host
     rounds = t.rounds.sum(axis=1)
     log_rate, log_tokens = (np.log(_whole(t.tokens) / _whole(by)) for by in (time, t.rounds))

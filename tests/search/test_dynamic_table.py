@@ -15,6 +15,7 @@ from specsim.decoding import ConfidenceChain, DySpec, Eagle2, OptTree, StaticTre
 from specsim.decoding.policies.best_first import BestFirst
 from specsim.decoding.policies.c2t import C2t, Gate
 from specsim.errors import InputError
+from specsim.search.dynamic_bookkeeping import policy_seconds
 from specsim.search.dynamic_cast import with_cast
 from specsim.search.dynamic_score import DynamicScores, dynamic_prices, score
 from specsim.search.dynamic_static import best_static_trees, process_law
@@ -220,6 +221,19 @@ def test_cast_draws_the_tree_that_pays() -> None:
     assert (never.visited[1].num_nodes == 1).all()
     scores = score(wide, dynamic_prices(deployment(cost=ToyCost(node_s=0.01, draft_s=0.2)), wide))
     assert scores.tokens_per_s[1] > scores.tokens_per_s[0]
+
+
+def test_a_policy_is_charged_for_its_own_time() -> None:
+    """A clock that counts its own readings: two for the start and the choice, and two for every expansion."""
+    ticks = iter(range(10_000))
+    chains = [ConfidenceChain(n, 0.0, "token", "top") for n in (1, 4)]
+    spent = policy_seconds(chains, PROCESS, 100, num_rounds=2, clock=lambda: float(next(ticks)))
+    assert spent.tolist() == [3.0, 6.0]  # the start, one or four expansions, the choice
+    table, asked = dynamic_table(PROCESS, chains, 0.0, 8, 0), deployment(cost=COST)
+    prices = dynamic_prices(asked, table)
+    scores, usual = score(table, prices, spent), score(table, prices)
+    assert scores.host_s - usual.host_s == pytest.approx(spent - np.array([0.25, 1.0]))
+    assert usual.host_s == pytest.approx([0.5 + 0.75 + 0.25, 0.5 + 0.75 + 1.0])
 
 
 def test_bad_input_is_named() -> None:
