@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from specsim.decoding.arrays import Array, along, array_namespace, device, pick, row_numbers, trimmed
-from specsim.decoding.policies.pool import all_nodes, check_at_least, check_share, top_children_of_each
+from specsim.decoding.arrays import Array, along, array_namespace, device, pick, row_numbers
+from specsim.decoding.policies.pool import all_nodes, ascending, check_at_least, check_share, top_children_of_each
 from specsim.decoding.propose import top
 from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree
 from specsim.errors import InputError
@@ -101,9 +101,15 @@ class C2t:
         columns, tokens = top_children_of_each(state, draft_probs, min(self.top_k, draft_probs.shape[-1]))
         sure = xp.where(columns >= 0, self._sure(state, draft_probs, columns, tokens), -1.0)
         found, places = top(sure, min(self.width, columns.shape[1]))
-        columns = trimmed(xp.where(found > self.threshold, along(columns, places), -1))
-        num_before, kept = state.parents.shape[1], columns.shape[1]
-        state = state.grown(draft_probs, columns, along(tokens, places)[:, :kept])
+        num_before, padding = state.parents.shape[1], columns.shape[1]
+        # Back in the order of nodes run and of their children's probability, whatever the gate thinks of them.
+        places = ascending(xp.where(found > self.threshold, places, padding), padding)
+        kept = places.shape[1]
+        if kept == 0:
+            return state.grown(draft_probs, places, places)
+        at = places.clip(min=0)
+        columns = xp.where(places >= 0, along(columns, at), -1)
+        state = state.grown(draft_probs, columns, along(tokens, at))
         if len(state.laws) == self.max_depth:
             return state
         level = num_before + xp.arange(kept, device=device(columns))
