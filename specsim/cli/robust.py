@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,7 +15,18 @@ if TYPE_CHECKING:
     from specsim.search.robust_choice import RobustChoice
     from specsim.search.robust_draws import RateDraws
     from specsim.search.robust_value import Worth
+    from specsim.tree import DraftTree
 
+NUM_DYNAMIC: Final = 3
+TEXTS: Final = 64
+"""Policies that grow by confidence to consider, and texts to play where there is no table yet."""
+
+TableFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--table", help="Consider trees that grow, too: rounds of `specsim dynamic --table` in this .npz file."
+    ),
+]
 Level = Annotated[float, typer.Option(help="Of the intervals, and of the corners that the worst regret is over.")]
 TieLevel = Annotated[float, typer.Option(help="Configurations tie whose ratio's interval at this level holds 1.")]
 Draws = Annotated[int, typer.Option(min=200, max=1_000_000, help="Worlds to draw.")]
@@ -31,6 +43,7 @@ def robust(
     tie_level: TieLevel = 0.68,
     draws: Draws = 4000,
     seed: Seed = 0,
+    table: TableFile = None,
     top: Top = 8,
     as_json: AsJson = False,
 ) -> None:
@@ -43,12 +56,35 @@ def robust(
 
     deployment = resolve(what_if(find_scenario(scenario), batch, context, hardware, tp, None))
     trees = [estimate.tree for estimate in tune(deployment).ranked]
-    drawn = rate_draws(deployment, trees, np.random.default_rng(seed), draws)
+    if table is None:
+        drawn = rate_draws(deployment, trees, np.random.default_rng(seed), draws)
+    else:
+        drawn = _with_dynamic(deployment, trees, table, draws, seed)
     choice, worth = drawn.choice(level, tie_level), drawn.worth()
     if as_json:
         print_json("robust", as_answer(deployment, drawn, choice, worth))
     else:
         show_choice(deployment, choice, worth, top)
+
+
+def _with_dynamic(deployment: Deployment, trees: list[DraftTree], file: Path, draws: int, seed: int) -> RateDraws:
+    """Draws of the trees, and of the best policies that grow by confidence."""
+    import numpy as np
+
+    from specsim.cli.dynamic import check_drafts, kept_table
+    from specsim.decoding import StaticTree
+    from specsim.search.dynamic import tune_dynamic
+    from specsim.search.robust_draws import rate_draws
+    from specsim.search.robust_dynamic import with_dynamic
+
+    check_drafts(deployment)
+    tuning = tune_dynamic(deployment, kept_table(deployment, file, TEXTS, 0))
+    static, profile = tuning.table.policies[tuning.static], deployment.acceptance
+    assert isinstance(static, StaticTree)
+    rng = np.random.default_rng(seed)
+    if static.tree.depth <= profile.max_depth and max(static.tree.ranks) < profile.max_ranks:
+        trees = list(dict.fromkeys([*trees, static.tree]))
+    return with_dynamic(rate_draws(deployment, trees, rng, draws), trees, tuning, NUM_DYNAMIC, rng)
 
 
 def show_choice(deployment: Deployment, choice: RobustChoice, worth: list[Worth], top: int) -> None:

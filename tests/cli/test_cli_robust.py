@@ -85,6 +85,8 @@ def test_dynamic_trees_are_tuned_and_their_table_kept(
     assert sum(found["certificate"]["searched"].values()) == len(rates)
     assert found["oracle_tokens_per_s"]["drafter"] > 0.95 * rates[0]
     assert json.loads(answer(capsys, *asked, "--json")) == found
+    some = json.loads(answer(capsys, "robust", asked[1], "--table", asked[3], "--draws", "300", "--json"))
+    assert [row["kind"] for row in some["candidates"]].count("dynamic") == 3
     said = answer(capsys, *asked, "--batch", "4", "--no-cast")
     assert "best static" in said and "Not tried: ProPD" in said and "Oracle" in said
     assert "confidence" in refusal(capsys, *asked, "--confidence", "2")

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from toy_deployment import ToyCost, deployment, table
 
+from specsim.acceptance.process import TokenProcess
+from specsim.decoding import ConfidenceChain, Eagle2, StaticTree
 from specsim.errors import InputError
 from specsim.estimate import predict
+from specsim.search.dynamic import DynamicTuning, tune_dynamic, tuned_table
 from specsim.search.robust import best_robust_chain
 from specsim.search.robust_choice import Candidate, robust_choice
 from specsim.search.robust_draws import candidate_of, rate_draws
+from specsim.search.robust_dynamic import with_dynamic
 from specsim.search.robust_value import worth_of_knowing
 from specsim.tree import DraftTree
 
@@ -161,6 +165,30 @@ def test_a_policy_scored_elsewhere_moves_with_its_tree() -> None:
     assert np.corrcoef(np.log(more.rates[:, 1]), np.log(more.rates[:, 2]))[0, 1] > 0.99
     with pytest.raises(InputError, match="speculates"):
         drawn.with_policy("p", 6, 3.0, (2.0, 12.0, 0.0), 0, 0.0, np.random.default_rng(1))
+
+
+def test_dynamic_policies_keep_their_lead_over_the_best_static_tree() -> None:
+    process = TokenProcess(num_candidates=6)
+    asked = deployment(cost=ToyCost(node_s=0.3, log_sd_by_bound={"memory": 0.1}), acceptance=TWO_RANKS,
+                       search={"max_draft_len": 4, "max_nodes": 6, "max_depth": 4})  # fmt: skip
+    played = tuned_table(process, [Eagle2(2, 2, 6), ConfidenceChain(4, 0.3, "path", "top")], 0.0, 6, 4, 32, 0)
+    tuning = tune_dynamic(asked, played)
+    static = tuning.table.policies[tuning.static]
+    assert isinstance(static, StaticTree)
+    trees = [DraftTree.root_only(), static.tree]
+    drawn = rate_draws(asked, trees, np.random.default_rng(0), 4000)
+    more = with_dynamic(drawn, trees, tuning, 5, np.random.default_rng(1))
+    assert [c.kind for c in more.candidates[2:]] == ["dynamic", "dynamic"]
+    rates = more.rates.mean(axis=0)
+    # Tokens stand on another table here, so a lead in accepted tokens is not quite the same lead in tokens.
+    assert rates[2] / rates[1] == pytest.approx(min(tuning.gain[1], _lead(tuning)), rel=0.03)
+    with pytest.raises(InputError, match="the tuning knows"):
+        with_dynamic(drawn, trees[:1], tuning, 1, np.random.default_rng(1))
+
+
+def _lead(tuning: DynamicTuning) -> float:
+    rates = tuning.scores.tokens_per_s
+    return float(rates[tuning.best] / rates[tuning.static])
 
 
 @pytest.mark.parametrize(
