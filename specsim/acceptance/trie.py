@@ -381,3 +381,8 @@ def _path_chances(record: RoundRecord, tree: DraftTree) -> Array:
     for node, (parent, chance) in enumerate(zip(tree.parents[1:], record.accept_prob, strict=True), start=1):
         chances[node] = chances[parent] * chance
     return chances
+
+
+def by_rank(acceptance: AcceptanceProfile | PathTrie) -> AcceptanceProfile:
+    """A table by depth and rank, for what needs one: where paths were counted, they are averaged over parents."""
+    return acceptance.averaged() if isinstance(acceptance, PathTrie) else acceptance

@@ -8,6 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from specsim.acceptance.profile import AcceptanceProfile, constant_alpha
+from specsim.acceptance.trie import by_rank
 from specsim.acceptance.uncertainty import tokens_draws, tokens_interval
 from specsim.engines.causes import Cause, causes
 from specsim.engines.imports.observation import Observation, acceptance_of
@@ -156,7 +157,7 @@ def with_acceptance(deployment: Deployment, seen: AcceptanceProfile, draft_len: 
 
     Depths that were not drafted are taken to be like the last that was.
     """
-    limits, known = deployment.scenario.search, deployment.acceptance
+    limits, known = deployment.scenario.search, by_rank(deployment.acceptance)
     deepest = max(limits.max_draft_len, limits.max_depth, draft_len, seen.max_depth)
     first = seen.extended(deepest) if deepest > seen.max_depth else seen
     before = known.extended(deepest) if deepest > known.max_depth else known

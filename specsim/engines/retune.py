@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from specsim.acceptance.trie import by_rank
 from specsim.engines.answer import export_best
 from specsim.engines.diagnose import rate_ratio_draws, with_acceptance
 from specsim.engines.imports.observation import Observation, merged
@@ -80,7 +81,7 @@ def retune(
     in_use = DraftTree.chain(length)
     step_s = float(np.max(predict(expected, in_use).round.time_s))
     state, told = learn(state, observations, mark, step_s)
-    now = with_acceptance(expected, posterior(state, expected.acceptance), max(length, 1))
+    now = with_acceptance(expected, posterior(state, by_rank(expected.acceptance)), max(length, 1))
     before, tuning = predict(now, in_use), tune(now)
     best = next(one for one in tuning.ranked if one.tree.is_chain)
     draws = rate_ratio_draws(now, best, before)

@@ -1,0 +1,58 @@
+"""Dynamic policies among the candidates of a robust choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from specsim.decoding import StaticTree
+from specsim.errors import InputError
+from specsim.search.dynamic import DynamicTuning, label_of
+from specsim.search.robust_draws import RateDraws
+from specsim.tree import DraftTree
+
+
+def with_dynamic(
+    drawn: RateDraws, trees: Sequence[DraftTree], tuning: DynamicTuning, num: int, rng: np.random.Generator
+) -> RateDraws:
+    """The draws and the ``num`` best dynamic policies of a tuning.
+
+    The tuning's process and the draws' table of acceptance need not agree on tokens; what is taken from the tuning is
+    how a policy compares with the best static tree that both know, in accepted tokens and in the seconds of each part,
+    with the error of that comparison. What of the best one's lead did not stand on other texts is taken off them all.
+
+    Args:
+        drawn, trees: Of static configurations, and their trees in that order.
+        tuning: Of the same deployment.
+        num: Policies to add.
+        rng: Of the errors.
+
+    Raises:
+        InputError: where none of the trees that speculate is in the tuning.
+    """
+    scores, rates = tuning.scores, tuning.scores.tokens_per_s
+    known = {tree: i for i, tree in enumerate(trees) if tree.num_drafted}
+    shared = [
+        (float(rates[i]), i, known[policy.tree])
+        for i, policy in enumerate(tuning.table.policies)
+        if isinstance(policy, StaticTree) and policy.tree in known
+    ]
+    if not shared:
+        raise InputError(
+            "trees", "must hold one that speculates and that the tuning knows, to compare with", len(known)
+        )
+    _, mine, like = max(shared)
+    stands = min(1.0, tuning.gain[1] / float(rates[tuning.best] / rates[tuning.static]))
+    log_sd, found = scores.log_gain_sd(mine), drawn
+    accepted = float(drawn.tokens[:, like].mean()) - 1
+    parts = (scores.draft_s, scores.verify_s, scores.host_s)
+    grows = [i for i in tuning.order if not isinstance(tuning.table.policies[i], StaticTree)]
+    for i in grows[:num]:
+        tokens = 1 + accepted * float((scores.tokens_per_round[i] - 1) / (scores.tokens_per_round[mine] - 1))
+        ratio = [float(part[i] / part[mine]) if part[mine] else 1.0 for part in parts]
+        draft, verify, host = (r * float(drawn.parts_s[k, :, like].mean()) for k, r in enumerate(ratio))
+        nodes = int(tuning.table.visited[i].num_nodes.max())
+        name = label_of(tuning.table.policies[i])
+        found = found.with_policy(name, nodes, stands * tokens, (draft, verify, host), like, float(log_sd[i]), rng)
+    return found
