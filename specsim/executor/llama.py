@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch.nn import functional
@@ -19,6 +20,10 @@ from specsim.executor.weights import LlamaShape, read_shape, read_weights
 
 Sublayers = Sequence[tuple[bool, bool]]
 """For each layer, whether its attention and its MLP run; what is left out passes its input on."""
+
+
+COUNTED: Final = 8192
+"""Positions that are numbered once: to number those of a small pass anew takes as long as one of its operations."""
 
 
 class Llama:
@@ -39,6 +44,7 @@ class Llama:
         self.lm_head = linear(w.get("lm_head.weight", self.embedding), packed)
         self.layers = [make_layer(w, f"model.layers.{i}.", shape, packed) for i in range(shape.num_layers)]
         self._causal_masks: dict[int, TailMask] = {}
+        self._counted = torch.arange(min(shape.max_context_tokens, COUNTED), device=self.device)[None]
         self.cos, self.sin = rotary_tables(shape, 0, dtype, self.device)
 
     def new_cache(self, max_tokens: int, num_rows: int = 1) -> KvCache:
@@ -124,6 +130,8 @@ class Llama:
 
     def next_positions(self, cache: KvCache, num_tokens: int) -> torch.Tensor:
         """Positions ``[B or 1, num_tokens]`` that follow each row's text."""
+        if cache.is_even and cache.text_end + num_tokens <= self._counted.shape[1]:
+            return self._counted[:, cache.text_end : cache.text_end + num_tokens]
         return torch.arange(num_tokens, device=self.device)[None] + text_lengths(cache)
 
     def causal(self, num_tokens: int) -> TailMask | None:
