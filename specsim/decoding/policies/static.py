@@ -171,7 +171,10 @@ def _shape(policy: StaticTree, batch: int, xp: Any, where: Any) -> _Shape:
     tree, pool = policy.tree, policy.pool
     order = sorted(range(tree.num_nodes), key=pool.__getitem__)
     above = [pool[tree.parents[node]] if node else ROOT_PARENT for node in order]
-    levels, expanded, frontier, end = [], [], (0,), 1
+    levels: list[_Grown] = []
+    expanded: list[int] = []
+    frontier: tuple[int, ...] = (0,)
+    end = 1
     for level in policy.levels:
         begin, end = end, end + len(level.columns)
         expanded += frontier

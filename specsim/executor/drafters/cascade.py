@@ -14,9 +14,10 @@ from specsim.errors import InputError
 from specsim.executor.cache import KvCache, TailMask
 from specsim.executor.drafters.base import Drafter, Extra, Frontier, Prompt, Verified
 from specsim.executor.drafters.heads import padded
-from specsim.executor.llama import Llama, text_lengths
+from specsim.executor.drafters.lookup import PromptLookup
+from specsim.executor.llama import Llama
 from specsim.executor.masks import RunNodes, only_root
-from specsim.executor.method import as_tensor
+from specsim.executor.method import as_tensor, on_host
 from specsim.methods.round import Drafting
 
 
@@ -62,6 +63,10 @@ class _Row:
             slots = [*range(self.num_before), *(self.slots[n] for n in path)]
             found.append((self.tokens[node], self.num_before + len(path) - 1, slots))
         return found
+
+    def depth(self, node: int) -> int:
+        """How far below the root."""
+        return len(self.path(node)) - 1
 
     def path(self, node: int) -> list[int]:
         """Nodes from the root down to this one."""
@@ -157,33 +162,43 @@ class Cascade:
         found: list[list[int]] = [[] for _ in plans]
         while any(plans):
             nodes = [plan.pop(0) if plan else -1 for plan in plans]
-            laws = self._small_laws(nodes)
-            most, likeliest = laws.max(-1)
-            best, is_even = likeliest.tolist(), (most == laws.amin(-1)).tolist()
+            expected = self._expected(nodes)
             for number, (row, node) in enumerate(zip(self.rows, nodes, strict=True)):
-                if node < 0 or plans[number] or is_even[number]:
+                if node < 0 or plans[number] or (token := expected[number]) is None:
                     continue
-                found[number].append(row.child(node, best[number]))
+                found[number].append(row.child(node, token))
                 if len(found[number]) < self.num_ahead:
                     plans[number].append(found[number][-1])
         return found
 
+    def _expected(self, nodes: list[int]) -> list[int | None]:
+        """The smaller drafter's best token after one node per row, None where it has nothing to say."""
+        if isinstance(self.small, PromptLookup):  # whose law is one token: to spell it out takes longer than to ask
+            for row, node in zip(self.rows, nodes, strict=True):
+                row.run_by_small.append(node)
+            return [
+                None if node < 0 else self.small.expected(number, [row.tokens[n] for n in row.path(node)[1:]])
+                for number, (row, node) in enumerate(zip(self.rows, nodes, strict=True))
+            ]
+        laws = on_host(self._small_laws(nodes))
+        best, is_even = laws.argmax(-1).tolist(), (laws == laws[:, :1]).all(-1).tolist()
+        return [None if even else token for token, even in zip(best, is_even, strict=True)]
+
     def _small_laws(self, nodes: list[int]) -> torch.Tensor:
         """The smaller drafter's logits ``[B, V]`` after one node per row, -1 for rows that ask nothing."""
         state, device, mask = self._state(nodes), self.middle.device, None
-        if not state.expanded.shape[1]:
-            self._seen_by_small = only_root(state.frontier)
-        elif self.small.drafting != "lookup":  # which runs no model, so that nothing of it sees anything
-            self._seen_by_small = self._seen_by_small.grown(state)
-            mask = self.middle.mask(as_tensor(self._seen_by_small.seen[:, -1:, 1:]))
-        facts = [
-            (row.tokens[node], len(row.path(node)) - 1) if node >= 0 else (row.tokens[0], 0)
-            for row, node in zip(self.rows, nodes, strict=True)
-        ]
-        tokens, depths = torch.tensor(facts, device=device).T[..., None]
+        if self.small.drafting != "lookup":  # which runs no model, so that nothing of it sees anything
+            if not state.expanded.shape[1]:
+                self._seen_by_small = only_root(state.frontier)
+            else:
+                self._seen_by_small = self._seen_by_small.grown(state)
+                mask = self.middle.mask(as_tensor(self._seen_by_small.seen[:, -1:, 1:]))
+        tokens = [[row.tokens[max(node, 0)]] for row, node in zip(self.rows, nodes, strict=True)]
+        depths = [[row.depth(node) if node >= 0 else 0] for row, node in zip(self.rows, nodes, strict=True)]
+        asked = Frontier(state, torch.tensor(tokens, device=device), torch.tensor(depths, device=device), mask)
         for row, node in zip(self.rows, nodes, strict=True):
             row.run_by_small.append(node)
-        return self.small.law(Frontier(state, tokens, depths, mask))[:, 0]
+        return self.small.law(asked)[:, 0]
 
     def _state(self, frontier: list[int]) -> DraftState:
         """All nodes as the smaller drafter knows them."""
@@ -207,23 +222,28 @@ class Cascade:
         ]
         size, device = max(map(len, fed)), self.middle.device
         padded_fed = [of_row + [(0, 0, [num_old + n]) for n in range(len(of_row), size)] for of_row in fed]
-        tokens, offsets = torch.tensor([[one[:2] for one in of_row] for of_row in padded_fed], device=device).unbind(-1)
+        tokens, positions = torch.tensor(
+            [
+                [[token for token, *_ in of_row] for of_row in padded_fed],
+                [[length + offset for _, offset, _ in of_row] for length, of_row in zip(self.cache.lengths, padded_fed, strict=True)],
+            ],
+            device=device,
+        ).unbind()
         mask = self._mask([[slots for *_, slots in of_row] for of_row in padded_fed], num_old + size)
-        logits = self.middle.forward(tokens, text_lengths(self.cache) + offsets, self.cache, mask)
-        for row, of_row, new, answers in zip(self.rows, fed, nodes, logits, strict=True):
-            begin = len(of_row) - len(new)
-            row.laws.update(zip(new, answers[begin : len(of_row)].unbind(), strict=True))
+        logits = self.middle.forward(tokens, positions, self.cache, mask)
+        for row, of_row, new, answers in zip(self.rows, fed, nodes, logits.unbind(), strict=True):
+            row.laws.update(zip(new, answers.unbind()[len(of_row) - len(new) : len(of_row)], strict=True))
         self.num_passes += 1
 
     def _mask(self, slots: list[list[list[int]]], num_slots: int) -> TailMask | None:
         """Who sees which slots of the round; None for one token per row that sees them all."""
         if all(len(of_row) == 1 and len(of_row[0]) == num_slots for of_row in slots):
             return None
-        seen = torch.zeros(len(slots), len(slots[0]), num_slots, dtype=torch.bool)
+        seen = np.zeros((len(slots), len(slots[0]), num_slots), dtype=bool)
         for number, of_row in enumerate(slots):
             for place, visible in enumerate(of_row):
                 seen[number, place, visible] = True
-        return self.middle.mask(seen)
+        return self.middle.mask(torch.from_numpy(seen))
 
     def extra(self) -> Extra | None:
         return self.small.extra()

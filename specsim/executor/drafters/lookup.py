@@ -98,13 +98,13 @@ class PromptLookup:
         logits = np.zeros((*frontier.tokens.shape, self.vocab_size), dtype=np.float32)
         for row, nodes in enumerate(frontier.state.frontier.tolist()):
             for column, node in enumerate(nodes):
-                if node >= 0 and (token := self._next(row, path_tokens(frontier.state, row, node)[1:])) is not None:
+                if node >= 0 and (token := self.expected(row, path_tokens(frontier.state, row, node)[1:])) is not None:
                     logits[row, column] = -np.inf
                     logits[row, column, token] = 0.0
         return torch.from_numpy(logits).to(frontier.tokens.device)
 
-    def _next(self, row: int, drafted: list[int]) -> int | None:
-        """The token after these drafted ones, while they are what was copied."""
+    def expected(self, row: int, drafted: list[int]) -> int | None:
+        """The token after these drafted ones, while they are what was copied: all that the law says."""
         copy = self.texts[row].copied(len(drafted) + 1)
         return copy[-1] if copy and copy[:-1] == drafted else None
 
