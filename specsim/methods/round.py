@@ -81,7 +81,7 @@ def expanded_levels(tree: DraftTree) -> list[tuple[int, ...]]:
 
 
 class _Counted(Pass):
-    """A pass whose counts are arrays that have been checked: to do so for every pass took a fiftieth of a real round."""
+    """A pass whose counts are arrays that have been checked: to do so for each took a fiftieth of a real round."""
 
     def __post_init__(self) -> None:
         if not self.new_tokens.shape == self.context_tokens.shape == self.num_seqs.shape:

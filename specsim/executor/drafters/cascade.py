@@ -25,14 +25,15 @@ from specsim.methods.round import Drafting
 class _Row:
     """One text's round: every node that anybody drafted, and what the middle model answered after those it ran.
 
-    ``slots`` says which slot of the round each of these took in the middle model's cache, after ``num_before`` slots
-    of text that it had not run; ``of_pool`` which node stands for a node of the policy's pool.
+    ``laws`` holds for each the logits of its pass, and its row and place in them. ``slots`` says which slot of the
+    round each took in the middle model's cache, after ``num_before`` slots of text that it had not run; ``of_pool``
+    which node stands for a node of the policy's pool.
     """
 
     tokens: list[int]
     num_before: int
     parents: list[int] = field(default_factory=lambda: [-1])
-    laws: dict[int, torch.Tensor] = field(default_factory=dict)
+    laws: dict[int, tuple[torch.Tensor, int, int]] = field(default_factory=dict)
     slots: dict[int, int] = field(default_factory=dict)
     run_by_small: list[int] = field(default_factory=list)
     of_pool: dict[int, int] = field(default_factory=lambda: {0: 0})
@@ -150,7 +151,8 @@ class Cascade:
         if any(missing):
             guessed = self._guesses([nodes[0] if nodes else None for nodes in missing])
             self._run([nodes + more for nodes, more in zip(missing, guessed, strict=True)])
-        laws = torch.stack([row.laws[node] for row, nodes in zip(self.rows, asked, strict=True) for node in nodes])
+        found = [row.laws[node] for row, nodes in zip(self.rows, asked, strict=True) for node in nodes]
+        laws = torch.stack([logits[number, place] for logits, number, place in found])
         return laws.view(len(asked), -1, laws.shape[-1])
 
     def _guesses(self, after: list[int | None]) -> list[list[int]]:
@@ -222,23 +224,25 @@ class Cascade:
         ]
         size, device = max(map(len, fed)), self.middle.device
         padded_fed = [of_row + [(0, 0, [num_old + n]) for n in range(len(of_row), size)] for of_row in fed]
-        tokens, positions = torch.tensor(
-            [
-                [[token for token, *_ in of_row] for of_row in padded_fed],
-                [[length + offset for _, offset, _ in of_row] for length, of_row in zip(self.cache.lengths, padded_fed, strict=True)],
-            ],
-            device=device,
-        ).unbind()
+        tokens, offsets = (np.array([[one[part] for one in of_row] for of_row in padded_fed]) for part in (0, 1))
+        positions = offsets + np.array(self.cache.lengths)[:, None]
         mask = self._mask([[slots for *_, slots in of_row] for of_row in padded_fed], num_old + size)
-        logits = self.middle.forward(tokens, positions, self.cache, mask)
-        for row, of_row, new, answers in zip(self.rows, fed, nodes, logits.unbind(), strict=True):
-            row.laws.update(zip(new, answers.unbind()[len(of_row) - len(new) : len(of_row)], strict=True))
+        logits = self.middle.forward(
+            *(torch.from_numpy(part).to(device) for part in (tokens, positions)), self.cache, mask
+        )
+        for number, (row, of_row, new) in enumerate(zip(self.rows, fed, nodes, strict=True)):
+            begin = len(of_row) - len(new)
+            row.laws.update({node: (logits, number, place) for place, node in enumerate(new, start=begin)})
         self.num_passes += 1
 
     def _mask(self, slots: list[list[list[int]]], num_slots: int) -> TailMask | None:
         """Who sees which slots of the round; None for one token per row that sees them all."""
         if all(len(of_row) == 1 and len(of_row[0]) == num_slots for of_row in slots):
             return None
+        if num_slots == len(slots[0]) and all(
+            of_row == [[*range(n + 1)] for n in range(num_slots)] for of_row in slots
+        ):
+            return self.middle.causal(num_slots)
         seen = np.zeros((len(slots), len(slots[0]), num_slots), dtype=bool)
         for number, of_row in enumerate(slots):
             for place, visible in enumerate(of_row):
