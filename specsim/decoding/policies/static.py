@@ -181,8 +181,8 @@ def _shape(policy: StaticTree, batch: int, xp: Any, where: Any) -> _Shape:
         takes_all = level.slots == tuple(range(len(frontier) * level.num_children))
         slots = None if takes_all else rows(level.slots)
         frontier = level.frontier
-        new = (level.columns, above[begin:end]), (above[:end], expanded, frontier)
-        levels.append(_Grown(*map(rows, new[0]), slots, *map(rows, new[1])))
+        columns, parents = rows(level.columns), rows(above[:end])
+        levels.append(_Grown(columns, rows(above[begin:end]), slots, parents, rows(expanded), rows(frontier)))
     ids = rows(pool)
     is_in_order = pool == tuple(range(tree.num_nodes))
     return _Shape(tuple(levels), rows(tree.parents), ids, None if is_in_order else ids)

@@ -227,9 +227,8 @@ class Cascade:
         tokens, offsets = (np.array([[one[part] for one in of_row] for of_row in padded_fed]) for part in (0, 1))
         positions = offsets + np.array(self.cache.lengths)[:, None]
         mask = self._mask([[slots for *_, slots in of_row] for of_row in padded_fed], num_old + size)
-        logits = self.middle.forward(
-            *(torch.from_numpy(part).to(device) for part in (tokens, positions)), self.cache, mask
-        )
+        texts, at = torch.from_numpy(tokens).to(device), torch.from_numpy(positions).to(device)
+        logits = self.middle.forward(texts, at, self.cache, mask)
         for number, (row, of_row, new) in enumerate(zip(self.rows, fed, nodes, strict=True)):
             begin = len(of_row) - len(new)
             row.laws.update({node: (logits, number, place) for place, node in enumerate(new, start=begin)})
