@@ -15,6 +15,7 @@ from specsim.tree import DraftTree
 
 if TYPE_CHECKING:
     from specsim.calibrate.method_times import PassTimes
+    from specsim.cli.methods_resume import Journal
     from specsim.executor.drafters.base import Drafter
     from specsim.executor.method import Method
     from specsim.executor.rounds import Round
@@ -41,6 +42,7 @@ class Plan:
     record_prompts: int
     record_tokens: int
     time_prompts: int
+    journal: Journal
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Bench:
     def __init__(self, plan: Plan, methods: Sequence[NamedMethod]) -> None:
         from specsim.cli.measure import check_prompts, open_session
 
-        self.plan, self.methods = plan, methods
+        self.plan, self.methods, self.is_interrupted = plan, methods, False
         facts: dict[str, Any] = {"seed": plan.seed, "temperature": plan.temperature}
         self.recording: Session = open_session("calibrate", ffn_size=None, **facts)
         self.timing: Session = open_session("calibrate", ffn_size=plan.ffn_size, **facts)
