@@ -162,7 +162,8 @@ def _forecast(bench: Bench, named: NamedMethod, known: Known) -> Forecast:
     recorded, world = known.recorded[key_of(named)], known.worlds[key_of(named)]
     sim = simulated(world, named, plan.temperature, drafter.drafting, cost, float(np.mean(contexts)), plan.seed)
     some = recorded.tokens.get(named.name)
-    reach = relative_interval(some or _all_tokens(recorded), plan.prompts, rng)
+    variance = 0.0 if some is None else float(np.mean(recorded.variances[named.name]))
+    reach = relative_interval(some or _all_tokens(recorded), plan.prompts, rng, variance, plan.prompts * plan.tokens)
     if some is None and named.tree is not None:
         table = AcceptanceProfile(accept_table(recorded.tree, recorded.path_probs))
         tokens = _table_tokens(named, table)
