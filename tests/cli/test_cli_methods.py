@@ -18,6 +18,16 @@ SCHEMA = {
 TINY = ["--measure", "--quick", "--prompts", "2", "--tokens", "8", "--ffn-size", "0"]
 
 
+@pytest.fixture(autouse=True)
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less is recorded and simulated than even --quick does: no test here looks at how good a prediction is."""
+    from specsim.cli import methods, methods_world
+
+    monkeypatch.setattr(methods, "QUICK", {**methods.QUICK, "record_prompts": 3, "record_tokens": 10})
+    for name, value in (("NUM_REQUESTS", 16), ("NUM_ROUNDS", 3), ("CONTROL_ROUNDS", 6)):
+        monkeypatch.setattr(methods_world, name, value)
+
+
 def answer(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, object]:
     assert main(["methods", *args, "--json"]) == 0
     found: dict[str, object] = json.loads(capsys.readouterr().out)
