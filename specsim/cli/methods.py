@@ -79,24 +79,37 @@ def run_methods(
     only: list[str] | None = None,
     seed: int = 0,
 ) -> tuple[list[MethodRow], dict[str, Any]]:
-    """Record, predict, measure; rows and facts are also kept in the folder, records as they are made."""
+    """Record, predict, measure; rows and facts are also kept in the folder, records as they are made.
+
+    What an interrupted run of the same settings left in the folder is not done again.
+    """
     from dataclasses import asdict
 
     from specsim.cli.methods_measure import rows_at
+    from specsim.cli.methods_resume import Journal
     from specsim.cli.methods_run import Plan
     from specsim.cli.methods_view import as_markdown, draw_measured, write_csv
     from specsim.executor.session import FFN_SIZE, device_name, load_average, versions
     from specsim.validate.methods import summary
 
     made_folder(out)
-    for name in ("methods.jsonl", "methods.acceptance.jsonl"):
-        (out / name).unlink(missing_ok=True)
     width = FFN_SIZE if ffn_size is None else ffn_size or None
+    settings = amounts | {"temperatures": temperatures, "ffn_size": width, "seed": seed}
+    journal = Journal(out / "methods.unfinished.jsonl", settings | {"only": only or [], "versions": versions()})
+    if journal.num_done:
+        typer.echo(f"Going on in {out}: {journal.num_done} runs are there already.", err=True)
+    (out / "methods.acceptance.jsonl").unlink(missing_ok=True)
+    journal.save_records(out / "methods.jsonl")
     rows: list[MethodRow] = []
+    has_all = True
     for number in temperatures:
-        rows += rows_at(Plan(temperature=number, seed=seed, out=out, ffn_size=width, **amounts), only or [])
+        plan = Plan(temperature=number, seed=seed, out=out, ffn_size=width, journal=journal, **amounts)
+        found, is_whole = rows_at(plan, only or [])
+        rows, has_all = rows + found, has_all and is_whole
+    if has_all:
+        journal.finish()
     facts = {
-        "settings": amounts | {"temperatures": temperatures, "ffn_size": width, "seed": seed},
+        "settings": settings,
         "device": device_name("cpu"), "versions": {name: str(version) for name, version in versions().items()},
         "clock": "cpu", "load_average": load_average(),
         "summary": {f"{t:g}": asdict(summary(own)) for t in temperatures if (own := at(rows, t))},

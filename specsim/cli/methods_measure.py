@@ -12,6 +12,7 @@ from specsim.acceptance.profile import AcceptanceProfile
 from specsim.calibrate.method_times import MethodCost, PassTimes, fit_pass_times, host_s, passes_of
 from specsim.cli.measure import progress
 from specsim.cli.methods_notes import comment
+from specsim.cli.methods_resume import Done
 from specsim.cli.methods_run import (
     Bench,
     Key,
@@ -59,8 +60,8 @@ class Known:
         )
 
 
-def rows_at(plan: Plan, only: Sequence[str]) -> list[MethodRow]:
-    """Every method at the plan's temperature."""
+def rows_at(plan: Plan, only: Sequence[str]) -> tuple[list[MethodRow], bool]:
+    """Every method at the plan's temperature, and whether all prompts were run."""
     methods = methods_of(plan.temperature, only)
     bench = Bench(plan, methods)
     known = Known(_recorded(bench, methods))
@@ -80,7 +81,7 @@ def rows_at(plan: Plan, only: Sequence[str]) -> list[MethodRow]:
         )
         for named in methods
     ]  # fmt: skip
-    return [comment(row, rows, bench) for row in rows]
+    return [comment(row, rows, bench) for row in rows], not bench.is_interrupted
 
 
 def _recorded(bench: Bench, methods: Sequence[NamedMethod]) -> dict[Key, Recorded]:
@@ -100,13 +101,17 @@ def _time(bench: Bench, methods: Sequence[NamedMethod], known: Known) -> None:
     """Rounds of each method on calibration prompts, methods taking turns so that drift hits all alike."""
     plan = bench.plan
     drafters = {named.name: bench.drafter(named.drafter, bench.timing) for named in methods}
-    rng = np.random.default_rng(plan.seed)
+    rng, journal = np.random.default_rng(plan.seed), plan.journal
+    kept = {named.name: journal.kept("timing", plan.temperature, named, plan.time_prompts) for named in methods}
     with progress(f"T={plan.temperature:g}: timing", len(methods) * plan.time_prompts) as advance:
         for prompt in range(plan.time_prompts):
             for index in rng.permutation(len(methods)):
                 named = methods[index]
-                rounds = bench.timed(named, drafters[named.name], prompt)
-                known.timed.setdefault(named.name, []).extend(rounds)
+                done = kept[named.name].get(prompt)
+                if done is None:
+                    done = Done(bench.timed(named, drafters[named.name], prompt), [])
+                    journal.add("timing", plan.temperature, named, prompt, done)
+                known.timed.setdefault(named.name, []).extend(done.rounds)
                 advance()
 
 
@@ -157,7 +162,8 @@ def _forecast(bench: Bench, named: NamedMethod, known: Known) -> Forecast:
     recorded, world = known.recorded[key_of(named)], known.worlds[key_of(named)]
     sim = simulated(world, named, plan.temperature, drafter.drafting, cost, float(np.mean(contexts)), plan.seed)
     some = recorded.tokens.get(named.name)
-    reach = relative_interval(some or _all_tokens(recorded), plan.prompts, rng)
+    variance = 0.0 if some is None else float(np.mean(recorded.variances[named.name]))
+    reach = relative_interval(some or _all_tokens(recorded), plan.prompts, rng, variance, plan.prompts * plan.tokens)
     if some is None and named.tree is not None:
         table = AcceptanceProfile(accept_table(recorded.tree, recorded.path_probs))
         tokens = _table_tokens(named, table)
@@ -207,6 +213,7 @@ Texts = dict[tuple[str, int], list[int]]
 def _measured(bench: Bench, methods: Sequence[NamedMethod]) -> tuple[Runs, Texts]:
     """Every method on every prompt, shuffled per prompt. Interrupted, it ends with the prompts that all have."""
     plan, rng = bench.plan, np.random.default_rng(bench.plan.seed)
+    kept = {named.name: plan.journal.kept("measuring", plan.temperature, named, plan.prompts) for named in methods}
     runs: Runs = {named.name: {} for named in methods}
     texts: Texts = {}
     drafters = {named.name: bench.drafter(named.drafter, bench.measuring) for named in methods}
@@ -215,12 +222,17 @@ def _measured(bench: Bench, methods: Sequence[NamedMethod]) -> tuple[Runs, Texts
             for prompt in range(plan.prompts):
                 for index in rng.permutation(len(methods)):
                     named = methods[index]
-                    run = bench.rounds(named, bench.measuring, drafters[named.name], prompt, plan.tokens)
-                    records = [as_timed(done, named.name, prompt).record for done in run.rounds]
-                    runs[named.name][prompt], texts[named.name, prompt] = records, run.tokens()
-                    save_records(records, plan.out / "methods.jsonl")
+                    done = kept[named.name].get(prompt)
+                    if done is None:
+                        run = bench.rounds(named, bench.measuring, drafters[named.name], prompt, plan.tokens)
+                        done = Done([as_timed(one, named.name, prompt) for one in run.rounds], run.tokens())
+                        save_records([one.record for one in done.rounds], plan.out / "methods.jsonl")
+                        plan.journal.add("measuring", plan.temperature, named, prompt, done)
+                    runs[named.name][prompt] = [one.record for one in done.rounds]
+                    texts[named.name, prompt] = done.tokens
                     advance()
         except KeyboardInterrupt:
+            bench.is_interrupted = True
             if not _of_all(runs):
                 raise
     return {name: {prompt: found[prompt] for prompt in _of_all(runs)} for name, found in runs.items()}, texts

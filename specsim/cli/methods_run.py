@@ -15,6 +15,7 @@ from specsim.tree import DraftTree
 
 if TYPE_CHECKING:
     from specsim.calibrate.method_times import PassTimes
+    from specsim.cli.methods_resume import Journal
     from specsim.executor.drafters.base import Drafter
     from specsim.executor.method import Method
     from specsim.executor.rounds import Round
@@ -41,6 +42,7 @@ class Plan:
     record_prompts: int
     record_tokens: int
     time_prompts: int
+    journal: Journal
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Recorded:
     Attributes:
         tree: Verified in each round; every static tree of the methods is part of it.
         tokens: By method and prompt, expected tokens of each round.
+        variances: By method, of each round, the variance of its tokens over the draws that accept them.
         pending: By method, of each round, the probability that its last accepted node was a leaf.
         path_probs: Of each node of the tree, mean over rounds.
         records: The rounds.
@@ -57,6 +60,7 @@ class Recorded:
 
     tree: DraftTree
     tokens: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    variances: dict[str, list[float]] = field(default_factory=dict)
     pending: dict[str, list[float]] = field(default_factory=dict)
     path_sums: Any = 0.0
     records: list[RoundRecord] = field(default_factory=list)
@@ -72,7 +76,7 @@ class Bench:
     def __init__(self, plan: Plan, methods: Sequence[NamedMethod]) -> None:
         from specsim.cli.measure import check_prompts, open_session
 
-        self.plan, self.methods = plan, methods
+        self.plan, self.methods, self.is_interrupted = plan, methods, False
         facts: dict[str, Any] = {"seed": plan.seed, "temperature": plan.temperature}
         self.recording: Session = open_session("calibrate", ffn_size=None, **facts)
         self.timing: Session = open_session("calibrate", ffn_size=plan.ffn_size, **facts)
@@ -186,6 +190,9 @@ def record(bench: Bench, key: Key, tree: DraftTree, methods: Sequence[NamedMetho
             inner = set(named.tree.parents)
             leaves = [node for node in range(len(nodes)) if node not in inner]
             into.tokens.setdefault(named.name, {}).setdefault(prompt, []).append(float(probs.sum()))
+            # Of a number that is above d with probability P(d), the mean square is the sum of (2 d + 1) P(d).
+            square = float((probs * (2 * named.tree.depths + 1)).sum())
+            into.variances.setdefault(named.name, []).append(max(square - float(probs.sum()) ** 2, 0.0))
             into.pending.setdefault(named.name, []).append(float(probs[leaves].sum()))
     into.records += found
     save_records(found, bench.plan.out / "methods.acceptance.jsonl")

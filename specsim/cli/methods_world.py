@@ -100,18 +100,17 @@ def simulated(
     cost: CostModel,
     context_tokens: float,
     seed: int,
-    num_requests: int = NUM_REQUESTS,
 ) -> Simulated:
     """Rounds of a method in this world."""
     assert not isinstance(named.policy, str)
     method = SyntheticMethod(named.policy, named.rule, temperature, drafting, dict(named.knobs))
     rng = np.random.default_rng(seed)
     if named.control is not None:
-        found = _controlled(world, method, named, rng, cost, context_tokens, num_requests)
+        found = _controlled(world, method, named, rng, cost, context_tokens)
     else:
         found = [
             simulate_rounds(
-                world, method, NUM_ROUNDS, num_requests, rng, cost=cost,
+                world, method, NUM_ROUNDS, NUM_REQUESTS, rng, cost=cost,
                 context_tokens=max(0.0, context_tokens - NUM_ROUNDS),
             )
         ]  # fmt: skip
@@ -127,16 +126,15 @@ def _controlled(
     rng: np.random.Generator,
     cost: CostModel,
     context_tokens: float,
-    num_requests: int,
 ) -> list[SimulatedRounds]:
     """Each request's threshold is led by what it keeps; every round begins anywhere in the text."""
     policy, found = method.policy, []
     assert isinstance(policy, ConfidenceChain) and named.control is not None
-    controls = [named.control] * num_requests
+    controls = [named.control] * NUM_REQUESTS
     for _ in range(CONTROL_ROUNDS):
         threshold = np.array([control.threshold for control in controls], dtype=np.float32)
         now = replace(method, policy=replace(policy, threshold=threshold))
-        one = simulate_rounds(world, now, 1, num_requests, rng, cost=cost, context_tokens=context_tokens)
+        one = simulate_rounds(world, now, 1, NUM_REQUESTS, rng, cost=cost, context_tokens=context_tokens)
         pairs = zip(controls, one.num_drafted[0].tolist(), one.num_emitted[0].tolist(), strict=True)
         controls = [control.updated(drafted, emitted - 1) for control, drafted, emitted in pairs]
         found.append(one)

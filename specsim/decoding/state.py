@@ -15,6 +15,7 @@ A static tree gives every row the same shape; a dynamic policy fills rows of une
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from specsim.decoding.arrays import PADDING, ROOT_PARENT, Array, array_namespace, device, pick, row_numbers
@@ -72,21 +73,44 @@ class DraftState:
             num_draws: Uniforms that each node of it will need.
         """
         xp = array_namespace(draft_probs, tokens)
-        rows = row_numbers(tokens)[:, None]
         is_node = columns >= 0
-        parents = self.frontier[rows, columns]
-        probs = draft_probs[rows, columns, tokens] * is_node
-        before = self.path_probs[rows, parents]
+        above = pick(self.frontier, columns)
+        parents = xp.concat([self.parents, xp.where(is_node, above, PADDING)], axis=1)
+        expanded = xp.concat([self.expanded, self.frontier], axis=1)
+        following = self.frontier[:, :0] if frontier is None else frontier
+        probs = draft_probs[row_numbers(tokens)[:, None], columns, tokens] * is_node
+        return self.joined(draft_probs, tokens, probs, above, parents, expanded, following, num_draws)
+
+    def joined(
+        self,
+        draft_probs: Array,
+        tokens: Array,
+        probs: Array,
+        above: Array,
+        parents: Array,
+        expanded: Array,
+        frontier: Array,
+        num_draws: int,
+    ) -> DraftState:
+        """The same where the shape is known: ``parents`` and ``expanded`` are those of all nodes, old and new.
+
+        Args:
+            draft_probs: ``[B, F, V]``.
+            tokens: ``[B, W]`` of the new nodes, and ``probs`` of these.
+            above: ``[B, W]`` pool ids of the new nodes' parents; any where ``probs`` is 0.
+        """
+        xp = array_namespace(draft_probs, tokens)
+        before = pick(self.path_probs, above)
         # A law that rounding lets exceed 1 must not put a child above its parent.
         path_probs = xp.minimum(before * probs, before)
         return DraftState(
-            parents=xp.concat([self.parents, xp.where(is_node, parents, PADDING)], axis=1),
+            parents=parents,
             tokens=xp.concat([self.tokens, tokens], axis=1),
             probs=xp.concat([_as(self.probs, probs.dtype), probs], axis=1),
             path_probs=xp.concat([_as(self.path_probs, probs.dtype), path_probs], axis=1),
-            frontier=self.frontier[:, :0] if frontier is None else frontier,
+            frontier=frontier,
             num_draws=num_draws,
-            expanded=xp.concat([self.expanded, self.frontier], axis=1),
+            expanded=expanded,
             laws=(*self.laws, draft_probs),
         )
 
@@ -168,17 +192,23 @@ def rooted(root_tokens: Array, num_draws: int) -> DraftState:
            [0]])
     """
     xp = array_namespace(root_tokens)
-    tokens = xp.astype(root_tokens, xp.int64)[:, None]
-    zeros = xp.zeros_like(tokens)
+    parents, zeros, ones, nobody = _blank(root_tokens.shape[0], xp, device(root_tokens))
     return DraftState(
-        parents=zeros + ROOT_PARENT,
-        tokens=tokens,
-        probs=(ones := xp.astype(zeros + 1, xp.float32)),
+        parents=parents,
+        tokens=xp.astype(root_tokens, xp.int64)[:, None],
+        probs=ones,
         path_probs=ones,
         frontier=zeros,
         num_draws=num_draws,
-        expanded=zeros[:, :0],
+        expanded=nobody,
     )
+
+
+@lru_cache(maxsize=256)
+def _blank(batch: int, xp: Any, where: Any) -> tuple[Array, Array, Array, Array]:
+    """Parents, ids, probabilities and past expansions of roots alone; read only."""
+    zeros = xp.zeros((batch, 1), dtype=xp.int64, device=where)
+    return zeros + ROOT_PARENT, zeros, xp.ones((batch, 1), dtype=xp.float32, device=where), zeros[:, :0]
 
 
 def subtree(state: DraftState, nodes: Array) -> TokenTree:

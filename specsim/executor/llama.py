@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch.nn import functional
 
 from specsim.errors import InputError
 from specsim.executor.cache import KvCache, TailMask, round_mask
+from specsim.executor.graphs import Graphs, LayerInputs
 from specsim.executor.layers import Weights, half_turned, linear, make_layer, rotary_tables
 from specsim.executor.weights import LlamaShape, read_shape, read_weights
 
@@ -21,8 +23,19 @@ Sublayers = Sequence[tuple[bool, bool]]
 """For each layer, whether its attention and its MLP run; what is left out passes its input on."""
 
 
+COUNTED: Final = 8192
+"""Positions that are numbered once: to number those of a small pass anew takes as long as one of its operations."""
+
+
 class Llama:
-    """The model, ready to run. ``linear`` is "packed" (oneDNN layout, fp32 on a CPU) or "plain" (any device, dtype)."""
+    """The model, ready to run.
+
+    Args:
+        shape, weights: What it is.
+        dtype, device: Where, and in which type, it computes.
+        packed: Weights in oneDNN's layout, for fp32 on a CPU.
+        graphs: On a CUDA device, replay passes over few tokens as graphs (see ``graphs``); False launches each kernel.
+    """
 
     def __init__(
         self,
@@ -31,6 +44,7 @@ class Llama:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         packed: bool = False,
+        graphs: bool = True,
     ) -> None:
         self.shape, self.dtype, self.device = shape, dtype, torch.device(device)
         w = {name: t.to(self.device, dtype) for name, t in weights.items()}
@@ -39,7 +53,10 @@ class Llama:
         self.lm_head = linear(w.get("lm_head.weight", self.embedding), packed)
         self.layers = [make_layer(w, f"model.layers.{i}.", shape, packed) for i in range(shape.num_layers)]
         self._causal_masks: dict[int, TailMask] = {}
+        self._counted = torch.arange(min(shape.max_context_tokens, COUNTED), device=self.device)[None]
         self.cos, self.sin = rotary_tables(shape, 0, dtype, self.device)
+        on_gpu = self.device.type == "cuda" and torch.cuda.is_available()
+        self.graphs = Graphs(shape.num_heads // shape.num_kv_heads) if graphs and on_gpu else None
 
     def new_cache(self, max_tokens: int, num_rows: int = 1) -> KvCache:
         """Room for this many tokens of so many texts. Raises InputError beyond the model's context."""
@@ -85,14 +102,25 @@ class Llama:
         sublayers: Sublayers | None = None,
     ) -> torch.Tensor:
         """The layers alone, from embeddings ``[B, n, H]`` to what the final norm reads; else as ``hidden``."""
-        s, (rows, n, _) = self.shape, x.shape
+        s, n = self.shape, x.shape[1]
         start, end = cache.append(n)
-        group, rotated = s.num_heads // s.num_kv_heads, s.num_heads + s.num_kv_heads
+        group = s.num_heads // s.num_kv_heads
         if self.cos.shape[0] < end:
             self.cos, self.sin = rotary_tables(s, max(2 * end, cache.capacity), self.dtype, self.device)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         seen = round_mask(cache, group) if mask is None else mask.over(cache, group)
-        for index, (layer, kv) in enumerate(zip(self.layers, cache.kv, strict=True)):
+        given = LayerInputs(x, cos, sin, slice(start, end), seen, end)
+        if self.graphs is not None and sublayers is None:
+            found = self.graphs.run(lambda inputs: self._layers(inputs, cache.kv), given, cache.kv)
+            if found is not None:
+                return found
+        return self._layers(given, cache.kv, sublayers)
+
+    def _layers(self, given: LayerInputs, memory: torch.Tensor, sublayers: Sublayers | None = None) -> torch.Tensor:
+        s, x, (rows, n, _) = self.shape, given.x, given.x.shape
+        group, rotated = s.num_heads // s.num_kv_heads, s.num_heads + s.num_kv_heads
+        cos, sin, slots, seen, end = given.cos, given.sin, given.slots, given.seen, given.end
+        for index, (layer, kv) in enumerate(zip(self.layers, memory, strict=True)):
             attends, mixes = (True, True) if sublayers is None else sublayers[index]
             if attends:
                 h = x
@@ -103,7 +131,7 @@ class Llama:
                 if layer.qk_norm is not None:
                     qk = functional.rms_norm(qk, (s.head_dim,), None, s.norm_eps) * layer.qk_norm
                 qk = qk * cos + half_turned(qk) * sin
-                kv[0, :, :, start:end], kv[1, :, :, start:end] = qk[:, s.num_heads :], v
+                kv[0, :, :, slots], kv[1, :, :, slots] = qk[:, s.num_heads :], v
                 # Queries that share a KV head lie one after another: grouped attention without a copy of the cache.
                 q = qk[:, : s.num_heads].reshape(rows, s.num_kv_heads, group * n, s.head_dim)
                 a = functional.scaled_dot_product_attention(q, kv[0, :, :, :end], kv[1, :, :, :end], attn_mask=seen)
@@ -124,6 +152,8 @@ class Llama:
 
     def next_positions(self, cache: KvCache, num_tokens: int) -> torch.Tensor:
         """Positions ``[B or 1, num_tokens]`` that follow each row's text."""
+        if cache.is_even and cache.text_end + num_tokens <= self._counted.shape[1]:
+            return self._counted[:, cache.text_end : cache.text_end + num_tokens]
         return torch.arange(num_tokens, device=self.device)[None] + text_lengths(cache)
 
     def causal(self, num_tokens: int) -> TailMask | None:
@@ -153,13 +183,14 @@ def load_llama(
     device: str = "cpu",
     packed: bool = False,
     ffn_size: int | None = None,
+    graphs: bool = True,
 ) -> Llama:
     """A model from a checkpoint directory; ``ffn_size`` extends its MLP with zeros, see ``extend_ffn``."""
     shape = read_shape(directory)
     weights = read_weights(directory, shape)
     if ffn_size is not None:
         shape, weights = extend_ffn(shape, weights, ffn_size)
-    return Llama(shape, weights, dtype, device, packed)
+    return Llama(shape, weights, dtype, device, packed, graphs)
 
 
 def extend_ffn(shape: LlamaShape, weights: Weights, ffn_size: int) -> tuple[LlamaShape, Weights]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from specsim.decoding import Array, DraftState, Draws, StaticTree, TokenTree, Verdict, draft_laws, sample, verify
-from specsim.decoding.arrays import along
+from specsim.decoding.arrays import pick
 from specsim.decoding.rules import facts
 from specsim.errors import InputError
 from specsim.executor.cache import TailMask
@@ -121,7 +121,7 @@ class _RoundRun:
         texts, drafter = self.texts, self.texts.drafter
         pending = [1] * texts.num_rows if drafter is None or self.method.is_plain else drafter.pending_tokens
         at = Situation(list(self.lengths), pending, [1] * texts.num_rows)
-        drafting, roots = drafter.drafting if drafter else "autoregressive", on_host(texts.roots())
+        drafting, roots = drafter.drafting if drafter else "autoregressive", texts.roots()
         timed = self._played(play_policy(self.method.policy, roots, at, drafting, self._uniforms))
         return Round(
             requests=list(texts.requests),
@@ -177,7 +177,7 @@ class _RoundRun:
         drafter = self.texts.drafter
         assert drafter is not None
         mask, depths = self._frontier_mask(state)
-        tokens = as_tensor(along(state.tokens, state.frontier.clip(0)))
+        tokens = as_tensor(pick(state.tokens, state.frontier))
         return self.method.draft_law(drafter.law(Frontier(state, tokens, depths, mask)))
 
     def _frontier_mask(self, state: DraftState) -> Mask:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
+from specsim.decoding import Array
 from specsim.errors import InputError
 from specsim.executor.cache import KvCache
 from specsim.executor.drafters.base import Drafter, Prompt
@@ -39,9 +41,10 @@ class Texts:
         limit = None if self.drafter is None else self.drafter.max_context_tokens
         return own if limit is None else min(own, limit)
 
-    def roots(self) -> torch.Tensor:
-        """The newest token of each text, ``[B]``."""
-        return torch.tensor([text[-1] for text in self.tokens], device=self.target.device)
+    def roots(self) -> Array:
+        """The newest token of each text, ``[B]``, on the host as ``method.on_host`` has it."""
+        newest = np.array([text[-1] for text in self.tokens])
+        return newest if self.target.device.type == "cpu" else torch.from_numpy(newest).to(self.target.device)
 
     def uniforms(self, *shape: int) -> torch.Tensor:
         """Numbers in [0, 1) ``[B, *shape]``, each row from its own generator, on the CPU so that devices agree."""

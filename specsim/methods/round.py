@@ -11,7 +11,7 @@ import numpy as np
 from specsim.decoding import Array, DraftState, TokenTree, TreePolicy
 from specsim.decoding.arrays import PADDING
 from specsim.tree import DraftTree
-from specsim.work import HostWork, Pass, Work
+from specsim.work import Float, HostWork, Pass, Work
 
 Drafting = Literal["autoregressive", "heads", "lookup"]
 """How a drafter works: a pass per level (a small model, EAGLE, MTP), heads on target features (Medusa), or no model."""
@@ -80,8 +80,16 @@ def expanded_levels(tree: DraftTree) -> list[tuple[int, ...]]:
     return [tuple(n for n in nodes if tree.depths[n] == d) for d in range(tree.depth)]
 
 
+class _Counted(Pass):
+    """A pass whose counts are arrays that have been checked: to do so for each took a fiftieth of a real round."""
+
+    def __post_init__(self) -> None:
+        if not self.new_tokens.shape == self.context_tokens.shape == self.num_seqs.shape:
+            super().__post_init__()
+
+
 @dataclass(frozen=True, eq=False)
-class DraftPass(Pass):
+class DraftPass(_Counted):
     """A pass of the draft model over ``state.frontier``; the answer is the law after each of its nodes, [B, F, V]."""
 
     state: DraftState = field(kw_only=True)
@@ -95,7 +103,7 @@ class DraftRead(HostWork):
 
 
 @dataclass(frozen=True, eq=False)
-class VerifyPass(Pass):
+class VerifyPass(_Counted):
     """The target's pass over ``tree``; ``state`` holds what the draft model ran and the laws it answered."""
 
     state: DraftState = field(kw_only=True)
@@ -133,17 +141,19 @@ def play_policy(
     >>> next(round_).tree.tokens.tolist()
     [[7, 1]]
     """
-    state, cached = policy.start(root_tokens), _context_of_drafter(at)
+    checked = Pass("draft", "draft", at.pending_tokens, at.context_tokens, at.num_seqs)
+    pending, context, all_seqs = checked.new_tokens, checked.context_tokens, checked.num_seqs
+    state, cached = policy.start(root_tokens), context + 1 - pending
     tree = None if state.frontier.shape[1] else policy.select(state)
     is_first = True
     while tree is None:
         runs_model = drafting == "autoregressive" or (drafting == "heads" and is_first)
         if runs_model:
-            new, num_seqs = (at.pending_tokens, at.num_seqs) if is_first else _rows(state.frontier >= 0, at)
+            new, num_seqs = (pending, all_seqs) if is_first else _rows(state.frontier >= 0, all_seqs)
             if drafting == "heads":  # heads are part of the target, which has seen all but the root
-                new, cached = [1.0], at.context_tokens
+                new, cached = np.ones_like(pending), context
             work = DraftPass("draft", "draft", new, cached, num_seqs, state=state)
-            cached = cached + work.new_tokens * (work.num_seqs > 0)
+            cached = cached + (new if num_seqs is all_seqs else new * (num_seqs > 0))
         laws = yield work if runs_model else DraftRead("draft", state.frontier.shape[1], state=state)
         num_before, is_first = state.parents.shape[1], False
         drawn = None
@@ -154,9 +164,9 @@ def play_policy(
         if runs_model:
             yield HostWork("draft", state.parents.shape[1] - num_before)
     num_nodes = tree.parents.shape[1]
-    new, num_seqs = _rows(tree.parents != PADDING, at)
+    new, num_seqs = _rows(tree.parents != PADDING, all_seqs)
     kind: Literal["verify", "decode"] = "verify" if num_nodes > 1 else "decode"
-    yield VerifyPass("target", kind, new, at.context_tokens, num_seqs, state=state, tree=tree)
+    yield VerifyPass("target", kind, new, context, num_seqs, state=state, tree=tree)
     if num_nodes > 1:
         yield HostWork("round", num_nodes)
     yield HostWork("step", num_nodes)
@@ -168,8 +178,8 @@ def _context_of_drafter(at: Situation) -> Any:
     return np.asarray(at.context_tokens, dtype=float) + 1 - np.asarray(at.pending_tokens, dtype=float)
 
 
-def _rows(is_node: Array, at: Situation) -> tuple[Any, Any]:
+def _rows(is_node: Array, num_seqs: Float) -> tuple[Float, Float]:
     """New tokens of each row, and its sequences: none where it has no node, for which the tokens read 1."""
-    counts = np.asarray(is_node.sum(1).tolist(), dtype=float)
-    num_seqs = at.num_seqs if counts.all() else np.asarray(at.num_seqs, dtype=float) * (counts > 0)
-    return np.maximum(counts, 1.0), num_seqs
+    counts: list[int] = is_node.sum(1).tolist()
+    new = np.array([max(count, 1) for count in counts], dtype=float)
+    return new, num_seqs if all(counts) else num_seqs * (np.array(counts) > 0)

@@ -158,11 +158,21 @@ def mean_of(values: ByPrompt) -> float:
     return float(np.mean([value for rounds in values.values() for value in rounds]))
 
 
-def relative_interval(values: ByPrompt, num_prompts: int, rng: np.random.Generator) -> tuple[float, float]:
+def relative_interval(
+    values: ByPrompt, num_prompts: int, rng: np.random.Generator, draw_variance: float = 0.0, num_tokens: int = 0
+) -> tuple[float, float]:
     """Over the mean: where the mean of ``num_prompts`` other prompts lies with probability 0.9.
 
     Prompts are resampled twice: those recorded, for the error of their mean, and as many as will be measured, for the
-    error of theirs.
+    error of theirs; few prompts vary less than all would, so the spread is widened as Student's t is over the normal.
+    Where values are expectations over the draws that accept tokens, the luck of these draws is added.
+
+    Args:
+        values: Of each recorded round.
+        num_prompts: That will be measured.
+        rng: Of resampling.
+        draw_variance: Of a round's tokens about its value; 0 where values are the tokens themselves.
+        num_tokens: That will be measured, all prompts together.
 
     >>> relative_interval({0: [2.0, 2.0], 1: [2.0]}, 4, np.random.default_rng(0))
     (1.0, 1.0)
@@ -174,8 +184,20 @@ def relative_interval(values: ByPrompt, num_prompts: int, rng: np.random.Generat
         return np.asarray(totals[:, 0] / totals[:, 1])
 
     mean = sums[:, 0].sum() / sums[:, 1].sum()
-    ends = np.quantile((means(len(sums)) + means(num_prompts) - mean) / mean, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    luck = np.sqrt(draw_variance * mean / max(num_tokens, 1)) * rng.standard_normal(RESAMPLES)
+    spread = (means(len(sums)) + means(num_prompts) - 2 * mean) * _few(len(sums)) + luck
+    ends = 1 + np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) / mean
     return float(ends[0]), float(ends[1])
+
+
+def _few(num: int) -> float:
+    """How much wider an interval from so many prompts is than their resampled spread: t over normal, n over n - 1."""
+    from scipy.stats import norm, t
+
+    if num < 2:
+        return 1.0
+    level = (1 + LEVEL) / 2
+    return float(t.ppf(level, num - 1) / norm.ppf(level) * np.sqrt(num / (num - 1)))
 
 
 def interval_around(tokens: float, relative: tuple[float, float], depth: int) -> tuple[float, float]:

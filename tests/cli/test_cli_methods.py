@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from specsim.cli import main
-from specsim.methods.catalogue import catalogue
+from specsim.methods.catalogue import NamedMethod, catalogue
 from specsim.records import load_records
 
 SCHEMA = {
     "schema", "settings", "device", "versions", "clock", "load_average", "summary", "rows", "plot",
 }  # fmt: skip
 TINY = ["--measure", "--quick", "--prompts", "2", "--tokens", "8", "--ffn-size", "0"]
+
+
+@pytest.fixture(autouse=True)
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less is recorded and simulated than even --quick does: no test here looks at how good a prediction is."""
+    from specsim.cli import methods, methods_world
+
+    monkeypatch.setattr(methods, "QUICK", {**methods.QUICK, "record_prompts": 3, "record_tokens": 10})
+    for name, value in (("NUM_REQUESTS", 16), ("NUM_ROUNDS", 3), ("CONTROL_ROUNDS", 6)):
+        monkeypatch.setattr(methods_world, name, value)
 
 
 def answer(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, object]:
@@ -70,3 +81,42 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         assert main(["methods", *args]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {word}") and error.count("\n") == 1
+
+
+def test_an_interrupted_run_goes_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut at the seventh of eight runs, then asked for again: the answer of one go, and nothing measured twice."""
+    pytest.importorskip("torch")
+    from specsim.cli.methods_run import Bench
+
+    names = ["chain of 5", "prompt lookup, chain of 4", "Token Recycling, 80 nodes"]
+    args = [*TINY, "--temperature", "0", *(word for name in names for word in ("--only", name))]
+    whole = answer(capsys, *args, "--out", str(tmp_path / "whole"))
+    rounds, calls, limit = Bench.rounds, [0], [7]
+
+    def counted(self: Bench, named: NamedMethod, session: Any, *others: Any) -> Any:
+        calls[0] += session is self.measuring
+        if session is self.measuring and calls[0] == limit[0]:
+            raise KeyboardInterrupt
+        return rounds(self, named, session, *others)
+
+    monkeypatch.setattr(Bench, "rounds", counted)
+    answer(capsys, *args, "--out", str(tmp_path / "cut"))  # ends with the prompt that all have decoded
+    unfinished = tmp_path / "cut" / "methods.unfinished.jsonl"
+    with unfinished.open("a") as file:
+        file.write('[["measuring", 0.0, "chain')  # a line that was cut
+    calls[0], limit[0] = 0, 0
+    again = answer(capsys, *args, "--out", str(tmp_path / "cut"))
+    assert 2 <= calls[0] <= 3  # what a table learnt from the first prompt is learnt again, if its second was missing
+    for one, other in zip(whole["rows"], again["rows"], strict=True):  # type: ignore[call-overload]
+        for key in one.keys() - {"speedup_measured", "speedup_predicted"}:
+            assert key.endswith("_s") or one[key] == other[key], (one["name"], key)
+    assert not unfinished.exists()
+    kept = [
+        sorted(
+            (r.method, r.request, r.context_tokens, r.tokens) for r in load_records(tmp_path / name / "methods.jsonl")
+        )
+        for name in ("whole", "cut")
+    ]
+    assert kept[0] == kept[1]

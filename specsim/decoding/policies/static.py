@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from specsim.decoding.arrays import Array, array_namespace, device, pick
+from specsim.decoding.arrays import ROOT_PARENT, Array, array_namespace, device, pick, row_numbers
 from specsim.decoding.policies.pool import checked_uniforms
 from specsim.decoding.propose import sample_children, top_children
-from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted, subtree
+from specsim.decoding.state import DraftState, Draw, Limits, TokenTree, rooted
 from specsim.errors import InputError
 from specsim.tree import DraftTree
 
@@ -98,19 +99,25 @@ class StaticTree:
 
     def expand(self, state: DraftState, draft_probs: Array, uniforms: Array | None = None) -> DraftState:
         """Fill the next level from ``draft_probs[B, F, V]``, drawing with ``uniforms[B, F, state.num_draws]``."""
-        depth = len(state.laws)
-        level = self.levels[depth]
-        xp, where, batch = array_namespace(draft_probs), device(draft_probs), draft_probs.shape[0]
-        candidates = self._children(draft_probs, uniforms, level.num_children)
-        candidates = xp.reshape(candidates, (batch, draft_probs.shape[1] * level.num_children))
-        tokens = pick(candidates, _rows(level.slots, batch, xp, where))
-        columns, frontier = (_rows(ids, batch, xp, where) for ids in (level.columns, level.frontier))
-        return state.grown(draft_probs, columns, tokens, frontier, self._num_draws(depth + 1))
+        depth, batch, width = len(state.laws), draft_probs.shape[0], draft_probs.shape[1]
+        level, new = self.levels[depth], self._shape(draft_probs).levels[depth]
+        tokens = self._children(draft_probs, uniforms, level.num_children).reshape(batch, width * level.num_children)
+        if new.slots is not None:
+            tokens = pick(tokens, new.slots)
+        probs = draft_probs[row_numbers(tokens)[:, None], new.columns, tokens]
+        num_draws = self._num_draws(depth + 1)
+        return state.joined(draft_probs, tokens, probs, new.above, new.parents, new.expanded, new.frontier, num_draws)
 
     def select(self, state: DraftState) -> TokenTree:
         """All of the tree, its nodes in the tree's own order."""
-        xp, where = array_namespace(state.tokens), device(state.tokens)
-        return subtree(state, _rows(self.pool, state.tokens.shape[0], xp, where))
+        shape = self._shape(state.tokens)
+        if shape.nodes is None:
+            return TokenTree(shape.parents, state.tokens, state.probs, shape.pool)
+        return TokenTree(shape.parents, pick(state.tokens, shape.nodes), pick(state.probs, shape.nodes), shape.pool)
+
+    def _shape(self, values: Array) -> _Shape:
+        """The tree in arrays beside ``values[B, ...]``."""
+        return _shape(self, values.shape[0], array_namespace(values), device(values))
 
     def _children(self, probs: Array, uniforms: Array | None, num: int) -> Array:
         if self.draw == "top":
@@ -122,8 +129,60 @@ class StaticTree:
         return 0 if self.draw == "top" or level >= len(self.levels) else self.levels[level].num_children
 
 
-# Cached because making the same few indices anew took a third of the time of an expansion.
-@lru_cache(maxsize=1024)
-def _rows(values: tuple[int, ...], batch: int, xp: Any, where: Any) -> Array:
-    """The same values for each row, ``[B, len(values)]``, on a device; read only."""
-    return xp.asarray(np.tile(np.asarray(values, dtype=np.int64), (batch, 1)), device=where)
+class _Grown(NamedTuple):
+    """What one expansion adds that is the same in every round, for each row alike (see ``DraftState.joined``).
+
+    Attributes:
+        columns: ``[B, W]`` frontier column of each new node's parent, ``above`` its pool id.
+        slots: ``[B, W]`` as in ``Level``; None where every candidate is taken, in order.
+        parents: ``[B, M]`` of all nodes so far.
+        expanded: ``[B, E]`` all nodes run so far.
+        frontier: ``[B, F]`` the next one.
+    """
+
+    columns: Array
+    above: Array
+    slots: Array | None
+    parents: Array
+    expanded: Array
+    frontier: Array
+
+
+class _Shape(NamedTuple):
+    """A static tree in arrays: its expansions; its nodes' parents and pool ids ``[B, N]``, in the tree's order.
+
+    ``nodes`` is ``pool``, or None where the pool has the tree's order.
+    """
+
+    levels: tuple[_Grown, ...]
+    parents: Array
+    pool: Array
+    nodes: Array | None
+
+
+# Making these anew took more time in a round than all that depends on what was drafted.
+@lru_cache(maxsize=256)
+def _shape(policy: StaticTree, batch: int, xp: Any, where: Any) -> _Shape:
+    """Of a batch on a device; read only."""
+
+    def rows(values: Sequence[int]) -> Array:
+        return xp.asarray(np.tile(np.asarray(values, dtype=np.int64), (batch, 1)), device=where)
+
+    tree, pool = policy.tree, policy.pool
+    order = sorted(range(tree.num_nodes), key=pool.__getitem__)
+    above = [pool[tree.parents[node]] if node else ROOT_PARENT for node in order]
+    levels: list[_Grown] = []
+    expanded: list[int] = []
+    frontier: tuple[int, ...] = (0,)
+    end = 1
+    for level in policy.levels:
+        begin, end = end, end + len(level.columns)
+        expanded += frontier
+        takes_all = level.slots == tuple(range(len(frontier) * level.num_children))
+        slots = None if takes_all else rows(level.slots)
+        frontier = level.frontier
+        columns, parents = rows(level.columns), rows(above[:end])
+        levels.append(_Grown(columns, rows(above[begin:end]), slots, parents, rows(expanded), rows(frontier)))
+    ids = rows(pool)
+    is_in_order = pool == tuple(range(tree.num_nodes))
+    return _Shape(tuple(levels), rows(tree.parents), ids, None if is_in_order else ids)

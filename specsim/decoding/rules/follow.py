@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from specsim.decoding.arrays import Array, array_namespace, row_numbers
+from specsim.decoding.arrays import Array, array_namespace, device, row_numbers
 from specsim.decoding.rules.verdict import Draws, Verdict, verdict
 from specsim.decoding.sampling import sample
 
@@ -21,9 +21,7 @@ def greedy(parents: Array, tokens: Array, target_probs: Array) -> Verdict:
     >>> kept.path.tolist(), kept.bonus.tolist()
     ([[0, 1]], [0])
     """
-    xp = array_namespace(target_probs)
-    rows = row_numbers(parents)
-    return follow(parents, tokens, lambda node: xp.argmax(target_probs[rows, node], axis=-1))
+    return followed(parents, tokens, array_namespace(target_probs).argmax(target_probs, axis=-1))
 
 
 def one_hot(parents: Array, tokens: Array, target_probs: Array, draws: Draws) -> Verdict:
@@ -44,6 +42,27 @@ def one_hot(parents: Array, tokens: Array, target_probs: Array, draws: Draws) ->
     """
     rows = row_numbers(parents)
     return follow(parents, tokens, lambda node: sample(target_probs[rows, node], draws.accept[rows, node]))
+
+
+def followed(parents: Array, tokens: Array, chosen: Array) -> Verdict:
+    """The verdict of ``follow`` where the target's token ``chosen[B, N]`` after every node is at hand.
+
+    A walk along lists: on the few trees that a processor verifies at a time, one pass over each tree's nodes, of which
+    parents come first, takes a third of the time of array functions, which follow all trees a level at a time.
+    """
+    xp, where, chosen_after = array_namespace(chosen), device(chosen), chosen.tolist()
+    paths = []
+    for above, token_of, wanted in zip(parents.tolist(), tokens.tolist(), chosen_after, strict=True):
+        path = [0]
+        for node in range(1, len(above)):
+            if above[node] == path[-1] and token_of[node] == wanted[path[-1]]:
+                path.append(node)
+        paths.append(path)
+    bonus = [wanted[path[-1]] for wanted, path in zip(chosen_after, paths, strict=True)]
+    most = max(map(len, paths))
+    padded = [path + [-1] * (most - len(path)) for path in paths]
+    num_accepted = [len(path) - 1 for path in paths]
+    return Verdict(*(xp.asarray(values, dtype=xp.int64, device=where) for values in (padded, num_accepted, bonus)))
 
 
 def follow(parents: Array, tokens: Array, choose: Callable[[Array], Array]) -> Verdict:

@@ -68,7 +68,7 @@ class Frontier:
             ``state.frontier[B, F]`` are the nodes, -1 for padding; ``state.expanded[B, E]`` those run earlier this
             round, in the order in which they ran, padding included; ``state.parents``, ``.tokens`` give the path of
             any node.
-        tokens: ``[B, F]`` the nodes' own tokens; 0 for padding.
+        tokens: ``[B, F]`` the nodes' own tokens; any known one for padding.
         depths: ``[B, F]`` their depth, 0 for the root and for padding; ``[1, F]`` where all rows are alike.
         mask: ``mask.seen[B or 1, F, E - 1 + F]``: which of the nodes run this round each one sees, in the order of
             ``expanded`` and then of ``frontier``, the root left out: its ancestors and itself. (To a drafter the root

@@ -11,12 +11,13 @@ import torch
 from specsim.decoding import DraftState
 from specsim.decoding.arrays import PADDING
 from specsim.errors import InputError
-from specsim.executor.cache import KvCache
+from specsim.executor.cache import KvCache, TailMask
 from specsim.executor.drafters.base import Drafter, Extra, Frontier, Prompt, Verified
 from specsim.executor.drafters.heads import padded
-from specsim.executor.llama import Llama, text_lengths
+from specsim.executor.drafters.lookup import PromptLookup
+from specsim.executor.llama import Llama
 from specsim.executor.masks import RunNodes, only_root
-from specsim.executor.method import as_tensor
+from specsim.executor.method import as_tensor, on_host
 from specsim.methods.round import Drafting
 
 
@@ -24,14 +25,15 @@ from specsim.methods.round import Drafting
 class _Row:
     """One text's round: every node that anybody drafted, and what the middle model answered after those it ran.
 
-    ``slots`` says which slot of the round each of these took in the middle model's cache, after ``num_before`` slots
-    of text that it had not run; ``of_pool`` which node stands for a node of the policy's pool.
+    ``laws`` holds for each the logits of its pass, and its row and place in them. ``slots`` says which slot of the
+    round each took in the middle model's cache, after ``num_before`` slots of text that it had not run; ``of_pool``
+    which node stands for a node of the policy's pool.
     """
 
     tokens: list[int]
     num_before: int
     parents: list[int] = field(default_factory=lambda: [-1])
-    laws: dict[int, torch.Tensor] = field(default_factory=dict)
+    laws: dict[int, tuple[torch.Tensor, int, int]] = field(default_factory=dict)
     slots: dict[int, int] = field(default_factory=dict)
     run_by_small: list[int] = field(default_factory=list)
     of_pool: dict[int, int] = field(default_factory=lambda: {0: 0})
@@ -51,6 +53,21 @@ class _Row:
             parent = self.found(state, row, int(state.parents[row, pool_node]))
             self.of_pool[pool_node] = self.child(parent, int(state.tokens[row, pool_node]))
         return self.of_pool[pool_node]
+
+    def fed(self, pending: list[int], new: list[int], num_old: int) -> list[tuple[int, int, list[int]]]:
+        """What the middle model runs after ``num_old`` slots of the round: token, offset after its text, slots seen."""
+        before = [] if num_old else [(pending[n], n, list(range(n + 1))) for n in range(self.num_before)]
+        found = list(before)
+        for node in new:
+            self.slots[node] = num_old + len(found)
+            path = self.path(node)
+            slots = [*range(self.num_before), *(self.slots[n] for n in path)]
+            found.append((self.tokens[node], self.num_before + len(path) - 1, slots))
+        return found
+
+    def depth(self, node: int) -> int:
+        """How far below the root."""
+        return len(self.path(node)) - 1
 
     def path(self, node: int) -> list[int]:
         """Nodes from the root down to this one."""
@@ -134,8 +151,9 @@ class Cascade:
         if any(missing):
             guessed = self._guesses([nodes[0] if nodes else None for nodes in missing])
             self._run([nodes + more for nodes, more in zip(missing, guessed, strict=True)])
-        laws = [torch.stack([row.laws[node] for node in nodes]) for row, nodes in zip(self.rows, asked, strict=True)]
-        return torch.stack(laws)
+        found = [row.laws[node] for row, nodes in zip(self.rows, asked, strict=True) for node in nodes]
+        laws = torch.stack([logits[number, place] for logits, number, place in found])
+        return laws.view(len(asked), -1, laws.shape[-1])
 
     def _guesses(self, after: list[int | None]) -> list[list[int]]:
         """Per row the chain that the smaller drafter expects after this node, fewer where it has nothing to say."""
@@ -146,29 +164,42 @@ class Cascade:
         found: list[list[int]] = [[] for _ in plans]
         while any(plans):
             nodes = [plan.pop(0) if plan else -1 for plan in plans]
-            laws = self._small_laws(nodes)
-            best, is_even = laws.argmax(-1).tolist(), (laws.amax(-1) == laws.amin(-1)).tolist()
+            expected = self._expected(nodes)
             for number, (row, node) in enumerate(zip(self.rows, nodes, strict=True)):
-                if node < 0 or plans[number] or is_even[number]:
+                if node < 0 or plans[number] or (token := expected[number]) is None:
                     continue
-                found[number].append(row.child(node, best[number]))
+                found[number].append(row.child(node, token))
                 if len(found[number]) < self.num_ahead:
                     plans[number].append(found[number][-1])
         return found
 
+    def _expected(self, nodes: list[int]) -> list[int | None]:
+        """The smaller drafter's best token after one node per row, None where it has nothing to say."""
+        if isinstance(self.small, PromptLookup):  # whose law is one token: to spell it out takes longer than to ask
+            for row, node in zip(self.rows, nodes, strict=True):
+                row.run_by_small.append(node)
+            return [
+                None if node < 0 else self.small.expected(number, [row.tokens[n] for n in row.path(node)[1:]])
+                for number, (row, node) in enumerate(zip(self.rows, nodes, strict=True))
+            ]
+        laws = on_host(self._small_laws(nodes))
+        best, is_even = laws.argmax(-1).tolist(), (laws == laws[:, :1]).all(-1).tolist()
+        return [None if even else token for token, even in zip(best, is_even, strict=True)]
+
     def _small_laws(self, nodes: list[int]) -> torch.Tensor:
         """The smaller drafter's logits ``[B, V]`` after one node per row, -1 for rows that ask nothing."""
         state, device, mask = self._state(nodes), self.middle.device, None
-        if not state.expanded.shape[1]:
-            self._seen_by_small = only_root(state.frontier)
-        elif self.small.drafting != "lookup":  # which runs no model, so that nothing of it sees anything
-            self._seen_by_small = self._seen_by_small.grown(state)
-            mask = self.middle.mask(as_tensor(self._seen_by_small.seen[:, -1:, 1:]))
-        depths = [[len(row.path(node)) - 1 if node >= 0 else 0] for row, node in zip(self.rows, nodes, strict=True)]
+        if self.small.drafting != "lookup":  # which runs no model, so that nothing of it sees anything
+            if not state.expanded.shape[1]:
+                self._seen_by_small = only_root(state.frontier)
+            else:
+                self._seen_by_small = self._seen_by_small.grown(state)
+                mask = self.middle.mask(as_tensor(self._seen_by_small.seen[:, -1:, 1:]))
         tokens = [[row.tokens[max(node, 0)]] for row, node in zip(self.rows, nodes, strict=True)]
+        depths = [[row.depth(node) if node >= 0 else 0] for row, node in zip(self.rows, nodes, strict=True)]
+        asked = Frontier(state, torch.tensor(tokens, device=device), torch.tensor(depths, device=device), mask)
         for row, node in zip(self.rows, nodes, strict=True):
             row.run_by_small.append(node)
-        asked = Frontier(state, torch.tensor(tokens, device=device), torch.tensor(depths, device=device), mask)
         return self.small.law(asked)[:, 0]
 
     def _state(self, frontier: list[int]) -> DraftState:
@@ -187,28 +218,35 @@ class Cascade:
     def _run(self, nodes: list[list[int]]) -> None:
         """One pass of the middle model over these nodes of each row, parents first, and over text it has not run."""
         num_old = self.cache.end - self.cache.text_end
-        plans = [
-            ([] if num_old else list(range(row.num_before)), new) for row, new in zip(self.rows, nodes, strict=True)
+        fed = [
+            row.fed(self.pending[number], new, num_old)
+            for number, (row, new) in enumerate(zip(self.rows, nodes, strict=True))
         ]
-        size = max(len(before) + len(new) for before, new in plans)
-        tokens, offsets = np.zeros((2, len(nodes), size), dtype=np.int64)
-        seen = np.zeros((len(nodes), size, num_old + size), dtype=bool)
-        seen[:, :, num_old:] = np.eye(size, dtype=bool)
-        for number, (row, (before, new)) in enumerate(zip(self.rows, plans, strict=True)):
-            for place in before:
-                tokens[number, place], offsets[number, place] = self.pending[number][place], place
-                seen[number, place, : place + 1] = True
-            for place, node in enumerate(new, start=len(before)):
-                row.slots[node] = num_old + place
-                path = row.path(node)
-                tokens[number, place], offsets[number, place] = row.tokens[node], row.num_before + len(path) - 1
-                seen[number, place, [*range(row.num_before), *(row.slots[n] for n in path)]] = True
-        device, mask = self.middle.device, self.middle.mask(torch.from_numpy(seen))
-        positions = text_lengths(self.cache) + torch.from_numpy(offsets).to(device)
-        logits = self.middle.forward(torch.from_numpy(tokens).to(device), positions, self.cache, mask)
-        for number, (row, (before, new)) in enumerate(zip(self.rows, plans, strict=True)):
-            row.laws.update({node: logits[number, place] for place, node in enumerate(new, start=len(before))})
+        size, device = max(map(len, fed)), self.middle.device
+        padded_fed = [of_row + [(0, 0, [num_old + n]) for n in range(len(of_row), size)] for of_row in fed]
+        tokens, offsets = (np.array([[one[part] for one in of_row] for of_row in padded_fed]) for part in (0, 1))
+        positions = offsets + np.array(self.cache.lengths)[:, None]
+        mask = self._mask([[slots for *_, slots in of_row] for of_row in padded_fed], num_old + size)
+        texts, at = torch.from_numpy(tokens).to(device), torch.from_numpy(positions).to(device)
+        logits = self.middle.forward(texts, at, self.cache, mask)
+        for number, (row, of_row, new) in enumerate(zip(self.rows, fed, nodes, strict=True)):
+            begin = len(of_row) - len(new)
+            row.laws.update({node: (logits, number, place) for place, node in enumerate(new, start=begin)})
         self.num_passes += 1
+
+    def _mask(self, slots: list[list[list[int]]], num_slots: int) -> TailMask | None:
+        """Who sees which slots of the round; None for one token per row that sees them all."""
+        if all(len(of_row) == 1 and len(of_row[0]) == num_slots for of_row in slots):
+            return None
+        if num_slots == len(slots[0]) and all(
+            of_row == [[*range(n + 1)] for n in range(num_slots)] for of_row in slots
+        ):
+            return self.middle.causal(num_slots)
+        seen = np.zeros((len(slots), len(slots[0]), num_slots), dtype=bool)
+        for number, of_row in enumerate(slots):
+            for place, visible in enumerate(of_row):
+                seen[number, place, visible] = True
+        return self.middle.mask(torch.from_numpy(seen))
 
     def extra(self) -> Extra | None:
         return self.small.extra()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from specsim.errors import InputError
@@ -94,16 +95,16 @@ class PromptLookup:
             text.extend(tokens)
 
     def law(self, frontier: Frontier) -> torch.Tensor:
-        logits = torch.zeros(*frontier.tokens.shape, self.vocab_size, device=frontier.tokens.device)
+        logits = np.zeros((*frontier.tokens.shape, self.vocab_size), dtype=np.float32)
         for row, nodes in enumerate(frontier.state.frontier.tolist()):
             for column, node in enumerate(nodes):
-                if node >= 0 and (token := self._next(row, path_tokens(frontier.state, row, node)[1:])) is not None:
-                    logits[row, column] = float("-inf")
+                if node >= 0 and (token := self.expected(row, path_tokens(frontier.state, row, node)[1:])) is not None:
+                    logits[row, column] = -np.inf
                     logits[row, column, token] = 0.0
-        return logits
+        return torch.from_numpy(logits).to(frontier.tokens.device)
 
-    def _next(self, row: int, drafted: list[int]) -> int | None:
-        """The token after these drafted ones, while they are what was copied."""
+    def expected(self, row: int, drafted: list[int]) -> int | None:
+        """The token after these drafted ones, while they are what was copied: all that the law says."""
         copy = self.texts[row].copied(len(drafted) + 1)
         return copy[-1] if copy and copy[:-1] == drafted else None
 
