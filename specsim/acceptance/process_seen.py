@@ -45,7 +45,7 @@ class Seen:
         sampled: Candidates were drawn and judged by rejection; else the best, and the target's choice was followed.
         moments: By name (see ``process_moments``), value and standard error.
         num_rounds: Rounds behind them.
-        num_requests: Requests behind them; None where unknown.
+        num_requests: Requests behind them, those of more rounds counting more; None where unknown.
         equal: What all requests have the same number of.
     """
 
@@ -95,7 +95,17 @@ def seen_records(recorded: Recorded) -> Seen:
         raise InputError("records", "must be of at least 3 requests, to tell how far these differ", len(sums))
     moments = observed(sums, recorded.tree.depth)
     where = recorded.tree, recorded.temperature, recorded.sampled
-    return Seen(*where, moments, len(recorded.records), len(sums), recorded.equal)
+    return Seen(*where, moments, len(recorded.records), alike([one.lengths for one in sums]), recorded.equal)
+
+
+def alike(lengths: Sequence[Sequence[int] | Array]) -> int:
+    """How many requests of equally many rounds would tell as much of the mean over rounds (Kish 1965).
+
+    >>> alike([[1] * 10, [2] * 10]), alike([[1] * 30, [2] * 10, [0] * 10])
+    (2, 2)
+    """
+    counts = np.array([len(one) for one in lengths], dtype=float)
+    return round(float(counts.sum() ** 2 / (counts**2).sum()))
 
 
 def seen_lengths(
@@ -112,7 +122,7 @@ def seen_lengths(
     if (longest := max(max(one) for one in lengths)) > tree.depth:
         raise InputError("lengths", f"must be at most {tree.depth}, the depth of the tree", longest)
     moments = observed(sums_of_lengths(lengths), tree.depth)
-    return Seen(tree, temperature, sampled, moments, sum(len(one) for one in lengths), len(lengths))
+    return Seen(tree, temperature, sampled, moments, sum(len(one) for one in lengths), alike(lengths))
 
 
 def seen_tokens(
@@ -147,15 +157,21 @@ def seen_rate(
 
 def seen_survival(
     survival: Sequence[float] | Array, temperature: float = 0.0, *, sampled: bool = False,
-    num_rounds: float | None = None,
+    num_rounds: float | None = None, draft_len: int | None = None,
 ) -> Seen:  # fmt: skip
-    """From the share of drafts whose first i tokens were all accepted, i = 1, 2, ... (vLLM's counters by position)."""
+    """From the share of drafts whose first i tokens were all accepted, i = 1, 2, ... (vLLM's counters by position).
+
+    ``draft_len``: of the chains that were drafted, where positions at the end are left out. Rounds of longer chains
+    begin elsewhere in the text, so the same position is accepted less or more often than in shorter ones.
+    """
     values = checked_probs("survival", as_floats("survival", survival, ndim=1))
     if (np.diff(values) > 0).any():
         raise InputError("survival", "must not rise", values.tolist())
     rounds = num_rounds or ROUNDS
     moments = {accepts(i + 1): (float(v), _error(float(v), rounds)) for i, v in enumerate(values)}
-    return Seen(DraftTree.chain(len(values)), temperature, sampled, moments, rounds, None)
+    if draft_len is not None and draft_len < len(values):
+        raise InputError("draft_len", f"must be at least {len(values)}, the positions", draft_len)
+    return Seen(DraftTree.chain(draft_len or len(values)), temperature, sampled, moments, rounds, None)
 
 
 def seen_histogram(
