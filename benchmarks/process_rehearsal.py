@@ -1,4 +1,4 @@
-"""What predictions of the token process are worth on rounds that it has not seen: errors, and coverage of 90 % intervals.
+"""What predictions of the token process are worth on rounds that it has not seen: errors, coverage of 90 % intervals.
 
     python -m benchmarks.process_rehearsal DATA [markov] [dirichlet] [sweeps] [profiles] [traces] [records=FOLDER]
 
@@ -24,6 +24,7 @@ from benchmarks.process_worlds import Dirichlet, Markov
 from specsim.acceptance.process_fit import FittedProcess, fit
 from specsim.acceptance.process_seen import (
     Recorded,
+    alike,
     seen_lengths,
     seen_records,
     seen_survival,
@@ -109,7 +110,7 @@ def profiles(data: Path) -> Iterator[Case]:
                 yield Case(one["id"], "k = 7 by position, shorter", float(tokens), said)
 
 
-def traces(data: Path, num_splits: int = 25) -> Iterator[Case]:
+def traces(data: Path, num_splits: int = 12) -> Iterator[Case]:
     """Recorded lengths of rounds: other prompts, of the same texts and of another kind of text."""
     eagle = [json.loads(line) for line in (data / "traces/specbench_yukiki_vicuna7b_eagle.jsonl").open()]
     rest = [json.loads(line) for line in (data / "traces/rest_mtbench_vicuna7b_v1.5_a6000_rest.jsonl").open()]
@@ -123,7 +124,7 @@ def traces(data: Path, num_splits: int = 25) -> Iterator[Case]:
                 seen, unseen = [lengths[i] for i in order[:num]], [lengths[i] for i in order[num : 2 * num]]
                 rounds = [n for one in unseen for n in one]
                 fitted = fit([seen_lengths(seen, tree)])
-                measured = Measured(len(unseen), len(rounds) // len(unseen))
+                measured = Measured(alike(unseen), len(rounds) // alike(unseen))
                 said = predict_tokens(fitted, tree, "greedy", measured=measured)
                 yield Case(name, f"{num} prompts, {num} others", 1 + float(np.mean(rounds)), said)
 

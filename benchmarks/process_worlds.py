@@ -1,7 +1,7 @@
 """Worlds that are not the token process, to see what its predictions are worth where it is wrong.
 
-``Markov``: acceptance itself is a two-state chain along the text, whoever drafts. ``Dirichlet``: a node's target law is a
-Dirichlet draw whose weight drifts along the path, the drafter's a blur of it mixed with a draw of its own.
+``Markov``: acceptance itself is a two-state chain along the text, whoever drafts. ``Dirichlet``: a node's target law is
+a Dirichlet draw whose weight drifts along the path, the drafter's a blur of it mixed with a draw of its own.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specsim.decoding import StaticTree, TreePolicy, sample
+from specsim.decoding import StaticTree, TokenTree, TreePolicy, Verdict, sample
 from specsim.decoding.arrays import pick
 from specsim.decoding.rules.follow import follow
 from specsim.records import RoundRecord, round_record
+from specsim.tree import DraftTree
 
 Lengths = list[list[int]]
 
@@ -86,11 +87,11 @@ class Dirichlet:
         """Accepted tokens by request, and the same as records."""
         request = self.request_sd * rng.standard_normal(num_requests)
         mood, found = self.drift * rng.standard_normal(num_requests), []
-        for number in range(num_rounds):
+        for _ in range(num_rounds):
             accepted, mood, records = self._round(policy, temperature, request, mood, rng)
             found.append((accepted, records))
         lengths = [[int(one[0][row]) for one in found] for row in range(num_requests)]
-        return lengths, [one[1][row] for row in range(num_requests) for one in found]
+        return lengths, [one[1][row] for row in range(num_requests) for one in found if one[1]]
 
     def _laws(
         self, mood: NDArray[np.float64], request: NDArray[np.float64], rng: np.random.Generator
@@ -112,7 +113,8 @@ class Dirichlet:
         while state.frontier.shape[1]:
             here = np.maximum(state.frontier, 0)
             target, draft = self._laws(pick(moods, here), request, rng)
-            targets[rows[:, None], here] = target
+            # A row that has stopped has no node here, and must not lose its root's law.
+            targets[rows[:, None], here] = np.where((state.frontier >= 0)[..., None], target, pick(targets, here))
             before = state.parents.shape[1]
             state = policy.expand(state, draft, rng.random(state.uniforms_shape(self.vocab)))
             new = np.maximum(state.parents[:, before:], 0)
@@ -133,22 +135,23 @@ class Dirichlet:
         end = np.take_along_axis(verdict.path, verdict.num_accepted[:, None], axis=1)[:, 0]
         last = moods[rows, tree.nodes[rows, end]]
         mood = self.memory * last + step * rng.standard_normal(num)
-        records = (
-            [self._record(policy, tree, laws, verdict, row, temperature) for row in rows]
-            if isinstance(policy, StaticTree)
-            else [None] * num
-        )
-        return verdict.num_accepted, mood, records  # type: ignore[return-value]
+        records = []
+        if isinstance(policy, StaticTree):
+            records = [_record(policy.tree, tree, laws, verdict, row, temperature) for row in rows.tolist()]
+        return verdict.num_accepted, mood, records
 
-    def _record(self, policy, tree, laws, verdict, row, temperature):  # type: ignore[no-untyped-def]
-        nodes, path = np.flatnonzero(tree.parents[row] >= 0), verdict.path[row, 1 : 1 + int(verdict.num_accepted[row])]
-        parents, tokens = tree.parents[row, nodes], tree.tokens[row, nodes]
-        at = laws[row, parents]
-        target = at[np.arange(len(nodes)), tokens] if temperature else (at.argmax(-1) == tokens).astype(float)
-        return round_record(
-            [], "model", request=row, method=policy.tree.label, context_tokens=0, num_drafted=len(nodes),
-            accepted_ranks=tuple(policy.tree.ranks[n] for n in path), num_emitted=len(path) + 1,
-            parents=tuple(parents.tolist()), tokens=tuple(tokens.tolist()),
-            draft_probs=tuple(np.clip(tree.probs[row, nodes], 0, 1).tolist()),
-            target_probs=tuple(np.clip(target, 0, 1).tolist()), path=tuple(path.tolist()),
-        )  # fmt: skip
+
+def _record(
+    shape: DraftTree, tree: TokenTree, laws: NDArray[np.float64], verdict: Verdict, row: int, temperature: float
+) -> RoundRecord:
+    nodes, path = np.flatnonzero(tree.parents[row] >= 0), verdict.path[row, 1 : 1 + int(verdict.num_accepted[row])]
+    parents, tokens = tree.parents[row, nodes], tree.tokens[row, nodes]
+    at = laws[row, parents]
+    target = at[np.arange(len(nodes)), tokens] if temperature else (at.argmax(-1) == tokens).astype(float)
+    return round_record(
+        [], "model", request=row, method=shape.label, context_tokens=0, num_drafted=len(nodes),
+        accepted_ranks=tuple(shape.ranks[n] for n in path), num_emitted=len(path) + 1,
+        parents=tuple(parents.tolist()), tokens=tuple(tokens.tolist()),
+        draft_probs=tuple(np.clip(tree.probs[row, nodes], 0, 1).tolist()),
+        target_probs=tuple(np.clip(target, 0, 1).tolist()), path=tuple(path.tolist()),
+    )  # fmt: skip

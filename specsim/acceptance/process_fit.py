@@ -88,7 +88,7 @@ class FittedProcess(Document):
         chi2_per_moment: Mean squared residual of the moments: about 1 or below where the process can say it all.
         p_value: Chance of residuals as large where the process is right; small values mean that it is not.
         told: By parameter, share of the prior's spread that the data took away: 0 for what only the prior says.
-        trees: What was measured, by label.
+        trees: What was measured to its full depth, by label.
         max_depth: Deepest level measured.
         max_ranks: Candidates of a node measured.
         conditions: Temperature, and whether drafts were sampled, of what was measured.
@@ -184,8 +184,8 @@ def fit(seen: Sequence[Seen], start: TokenProcess | None = None, priors: Mapping
         chi2_per_moment=misfit,
         p_value=float(chi2.sf(misfit * len(values), num_free)),
         told=dict(zip(priors, told.tolist(), strict=True)),
-        trees=tuple(s.tree.label for s in seen),
-        max_depth=max(s.tree.depth for s in seen),
+        trees=tuple(s.tree.label for s in seen if s.depth == s.tree.depth),
+        max_depth=max(s.depth for s in seen),
         max_ranks=max(1 + max(s.tree.ranks) for s in seen),
         conditions=tuple(sorted({(s.temperature, s.sampled) for s in seen})),
     )

@@ -58,6 +58,14 @@ class Seen:
     equal: Equal = "tokens"
 
     @property
+    def depth(self) -> int:
+        """Deepest level that the moments tell of."""
+        if TOKENS in self.moments:
+            return self.tree.depth
+        told = [int(name.split()[1]) for name in self.moments if name.startswith(("accepts", "depth"))]
+        return max(told, default=self.tree.depth)
+
+    @property
     def needs_confidence(self) -> bool:
         """Whether moments tell how sure the drafter was."""
         return any(name.startswith("mean ") for name in self.moments)

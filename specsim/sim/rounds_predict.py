@@ -20,10 +20,11 @@ from specsim.errors import InputError
 from specsim.sim.rounds import SyntheticMethod, simulate_rounds
 from specsim.tree import DraftTree
 
-SAME, OTHER, DEEPER, WIDER, JUDGED, GROWN = 0.03, 0.06, 0.04, 0.06, 0.10, 0.06
+SAME, OTHER, DEEPER, WIDER, JUDGED, GROWN, UNSURE = 0.03, 0.06, 0.05, 0.06, 0.10, 0.15, 0.10
 """Errors of the world where it is right for the data: standard deviations of the log-odds of accepting (accepted over
 depth). In the tree measured; in another tree; more for each doubling beyond the depth measured; where ranks were not
-measured; at another temperature or rule than measured; for trees grown by a confidence that was not measured."""
+measured; at another temperature or rule than measured; for trees that grow by confidence, and where that was not
+measured."""
 
 EXACT: Final = ("greedy", "one_hot", "token_rejection", "recursive_rejection")
 NUM_ROUNDS, NUM_REQUESTS = 15, 64
@@ -46,7 +47,7 @@ class Measured:
     """What the interval is to hold: a mean that is going to be measured.
 
     Attributes:
-        num_requests: Of so many requests; None: of all such requests.
+        num_requests: Of so many requests of equally many rounds (``alike`` for others); None: of all such requests.
         rounds_per_request: Rounds of each.
         same_requests: They are those that the process was fitted to.
     """
@@ -116,8 +117,9 @@ def discrepancy(fitted: FittedProcess, method: SyntheticMethod) -> float:
         wide = 1 + max(policy.tree.ranks, default=0) > fitted.max_ranks
     else:
         wide = policy.limits.nodes > 1 + policy.limits.depth and fitted.max_ranks == 1
+        found.append(GROWN)
         if not any("confidence" in moment.name for moment in fitted.moments):
-            found.append(GROWN)
+            found.append(UNSURE)
     found.append(DEEPER * max(0.0, float(np.log2(policy.limits.depth / fitted.max_depth))))
     if wide:
         found.append(WIDER)

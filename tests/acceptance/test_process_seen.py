@@ -75,10 +75,10 @@ def test_more_rounds_tell_more() -> None:
 
 
 def test_rank_tables_of_heads() -> None:
-    """Medusa's five heads: 25 numbers by ten parameters, within three points each."""
+    """Medusa's five heads: 25 numbers by nine parameters, two points off in the mean."""
     found = fit([seen_profile(AcceptanceProfile.from_cumulative_topk(MEDUSA_HEADS["vicuna-7b"]))])
-    assert max(abs(m.fitted - m.observed) for m in found.moments) < 0.06
-    assert np.mean([abs(m.fitted - m.observed) for m in found.moments]) < 0.02
+    assert max(abs(m.fitted - m.observed) for m in found.moments) < 0.08
+    assert np.mean([abs(m.fitted - m.observed) for m in found.moments]) < 0.03
     assert found.process.decay > 0.2  # each head sees less
 
 

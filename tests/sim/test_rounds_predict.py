@@ -24,16 +24,16 @@ def fitted() -> FittedProcess:
 
 
 def test_intervals_in_a_world_that_is_not_the_process() -> None:
-    """Two regimes along the text: fitted at 1 to 3, asked for 7 of other requests. 24 worlds, 90 % of them held."""
+    """Two regimes along the text: fitted at 1 to 3, asked for 7 of other requests. 14 worlds, 90 % of them held."""
     held = []
-    for number in range(24):
+    for number in range(14):
         rng = np.random.default_rng(500 + number)
         world = Markov.random(rng)
         found = fit([seen_lengths(world.lengths(k, 60, 24, rng), CHAIN(k)) for k in (1, 2, 3)])
         tokens = 1 + float(np.mean(world.lengths(7, 60, 24, rng)))
         _, low, high = predict_tokens(found, CHAIN(7), "greedy", measured=Measured(24, 60))
         held.append(low <= tokens <= high)
-    assert sum(held) >= 18  # of 24 at 90 %, 17 or fewer happens once in 200
+    assert sum(held) >= 10  # of 14 at 90 %, 9 or fewer happens once in 100
 
 
 def test_intervals_widen_with_what_is_not_known(fitted: FittedProcess) -> None:
