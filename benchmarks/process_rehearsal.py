@@ -1,6 +1,6 @@
 """What predictions of the token process are worth on rounds that it has not seen: errors, coverage of 90 % intervals.
 
-    python -m benchmarks.process_rehearsal DATA [markov] [dirichlet] [sweeps] [profiles] [traces] [records=FOLDER]
+    python benchmarks/process_rehearsal.py DATA [markov] [dirichlet] [sweeps] [profiles] [traces] [records=FOLDER]
 
 DATA is a folder of published measurements (see ``docs/process.md``); ``records=`` one of executor records, a file
 ``DRAFTER-TEMPERATURE-POLICY.jsonl`` for each, request numbers from 1000 on being the prompts to predict. Without names,
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from process_worlds import Dirichlet, Markov
 
-from benchmarks.process_worlds import Dirichlet, Markov
 from specsim.acceptance.process_fit import FittedProcess, fit
 from specsim.acceptance.process_seen import (
     Recorded,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks.process_worlds import Markov
 from specsim.acceptance.process import TokenProcess
 from specsim.acceptance.process_fit import FittedProcess, fit
 from specsim.acceptance.process_seen import seen_lengths, seen_survival
@@ -14,6 +16,9 @@ from specsim.errors import InputError
 from specsim.sim.rounds import SyntheticMethod, simulate_rounds
 from specsim.sim.rounds_predict import Measured, predict_tokens
 from specsim.tree import DraftTree
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from process_worlds import Markov
 
 CHAIN = DraftTree.chain
 
