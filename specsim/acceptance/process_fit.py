@@ -1,44 +1,36 @@
-"""Fit the synthetic world to recorded rounds of static trees, or to a table of acceptance, and say how well it fits.
+"""Fit the synthetic world to what was measured of a drafter, and say how well it fits and what the data told.
 
-What is matched are moments: how often each length is reached, how often each rank is taken, how sure the drafter is
-and how right when sure, the correlation of consecutive rounds, the spread between requests. Each counts by its standard
-error; weak priors hold what the data do not tell, so that little data gives a usual process with a wide interval.
+What is matched are moments (see ``process_seen``), each by its standard error; priors hold what the data do not tell,
+so that little data gives a usual process with a wide interval.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specsim.acceptance.process import TokenProcess
-from specsim.acceptance.process_rounds import Equal, StaticRounds, static_rounds
+from specsim.acceptance.process_moments import Array, law_moments
+from specsim.acceptance.process_rounds import StaticRounds, node_means, played, request_kinds
+from specsim.acceptance.process_seen import MODEL_ERROR, Recorded, Seen, seen_profile, seen_records
 from specsim.acceptance.profile import AcceptanceProfile
-from specsim.acceptance.uncertainty import TokensInterval
 from specsim.documents import Document
 from specsim.errors import InputError
-from specsim.records import RoundRecord
 from specsim.tree import DraftTree
 
-Array = NDArray[np.float64]
-Model = Callable[[TokenProcess], list[Array]]
+__all__ = ["OWN_MODEL", "PRIORS", "FittedProcess", "Moment", "Prior", "Recorded", "fit", "fit_profile", "fit_records"]
 
-NUM_TYPES: Final = 2048
+NUM_TYPES: Final = 1024
 """Of the world's nodes, while it is fitted."""
 
-MODEL_ERROR: Final = 0.005
-"""No moment is trusted beyond this: the world is not the models."""
-
-NUM_POSSIBLE: Final = 24
+NUM_POSSIBLE: Final = 32
 NUM_STEPS: Final = 6
 """Processes kept to say what else the data allow, and steps taken to find each."""
 
 STEP: Final = 0.03
-"""Of the derivatives by parameter: wide, since at temperature 0 acceptance over a finite world moves in small steps."""
+"""Of the derivatives by parameter: wide, since acceptance over a finite world can move in small steps."""
 
 LEAST_VALUE: Final = 1e-3
 """Parameters that may be 0 are fitted as logarithms above this."""
@@ -60,10 +52,14 @@ PRIORS: Final[dict[str, Prior]] = {
     "divergence": Prior(1.2, 0.8),
     "divergence_sd": Prior(0.5, 0.4),
     "calibration": Prior(1.0, 0.2),
-    "decay": Prior(0.03, 1.0),
+    "decay": Prior(0.05, 1.0),
     "request_sd": Prior(0.15, 0.7),
 }
-"""What is fitted. Assumed, and wide: the middle of them makes chains as published drafters do."""
+"""What is fitted. Assumed, and wide: the middle of them makes chains as published drafters do, most of which are heads
+that feed on their own output; ``docs/process.md`` has the check."""
+
+OWN_MODEL: Final = PRIORS | {"decay": Prior(0.01, 1.0)}
+"""Where the drafter is a language model of its own, which hardly drifts with depth."""
 
 
 class Moment(Document):
@@ -74,6 +70,11 @@ class Moment(Document):
     sd: float
     fitted: float
 
+    @property
+    def residual(self) -> float:
+        """In standard errors."""
+        return (self.fitted - self.observed) / self.sd
+
 
 class FittedProcess(Document):
     """A process with how sure it is.
@@ -83,146 +84,80 @@ class FittedProcess(Document):
         possible: Processes that the data leave possible, drawn from all such.
         moments: Goodness of fit, number by number.
         num_rounds: Rounds behind it.
+        num_requests: Requests behind it; None where unknown.
         chi2_per_moment: Mean squared residual of the moments: about 1 or below where the process can say it all.
+        p_value: Chance of residuals as large where the process is right; small values mean that it is not.
+        told: By parameter, share of the prior's spread that the data took away: 0 for what only the prior says.
+        trees: What was measured to its full depth, by label.
+        max_depth: Deepest level measured.
+        max_ranks: Candidates of a node measured.
+        conditions: Temperature, and whether drafts were sampled, of what was measured.
     """
 
     process: TokenProcess
     possible: tuple[TokenProcess, ...]
     moments: tuple[Moment, ...]
-    num_rounds: int
+    num_rounds: float
+    num_requests: int | None
     chi2_per_moment: float
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """Rounds that all verified one static tree.
-
-    Args:
-        tree: What they verified.
-        records: The rounds of each request in order.
-        temperature: Of the target.
-        sampled: Candidates were drawn and judged by rejection (``static_rounds`` says the same).
-        equal: What all requests have the same number of.
-    """
-
-    tree: DraftTree
-    records: Sequence[RoundRecord]
-    temperature: float
-    sampled: bool
-    equal: Equal = "tokens"
+    p_value: float
+    told: dict[str, float]
+    trees: tuple[str, ...]
+    max_depth: int
+    max_ranks: int
+    conditions: tuple[tuple[float, bool], ...]
 
 
 def fit_records(recorded: Sequence[Recorded], start: TokenProcess | None = None) -> FittedProcess:
     """The process under which these rounds, of one drafter and target, are most usual.
 
     Args:
-        recorded: One entry for each tree. Trees that ran on the same requests, by number, err alike: they are counted
-            as that many requests, not as so many each.
+        recorded: One entry for each tree.
         start: What is not fitted (candidates, vocabulary, share of easy text).
 
     Raises:
         InputError: for no rounds, or rounds of another tree.
     """
-    if not recorded or not all(part.records for part in recorded):
+    if not recorded:
         raise InputError("records", "must hold at least one round of each tree", 0)
-    requests = [{record.request for record in part.records} for part in recorded]
-    shared = [sum(bool(ours & theirs) for theirs in requests) for ours in requests]
-    observed = [_observed(part, times) for part, times in zip(recorded, shared, strict=True)]
-
-    def model(process: TokenProcess) -> list[Array]:
-        found = []
-        for part, (names, _, _) in zip(recorded, observed, strict=True):
-            law = static_rounds(
-                process, part.tree, part.temperature, sampled=part.sampled, num_types=NUM_TYPES, offsets=None
-            )
-            values = dict(_law_moments(law, part.equal))
-            found.append(np.array([values[name] for name in names]))
-        return found
-
-    labels = [
-        f"{part.tree.label}: {name}" for part, (names, _, _) in zip(recorded, observed, strict=True) for name in names
-    ]
-    values = np.concatenate([values for _, values, _ in observed])
-    errors = np.concatenate([errors for _, _, errors in observed])
-    num_rounds = sum(len(part.records) for part in recorded)
-    return _fitted(model, labels, values, errors, num_rounds, start or TokenProcess())
+    return fit([seen_records(part) for part in recorded], start)
 
 
 def fit_profile(
     profile: AcceptanceProfile, temperature: float, *, sampled: bool, start: TokenProcess | None = None
 ) -> FittedProcess:
-    """The process for a table of acceptance alone; what a table does not tell (confidence, persistence) is the prior's.
-
-    The table is taken as measured on a chain whose every node also has the other ranks as leaves.
-    """
-    tree = _comb(profile.max_depth, profile.max_ranks)
-    names = [f"depth {d + 1} rank {r}" for d in range(profile.max_depth) for r in range(profile.max_ranks)]
-    values = profile.accept_prob.ravel()
-    trials = np.full(profile.max_depth, np.inf) if profile.num_trials is None else np.maximum(profile.num_trials, 1)
-    spread = np.sqrt((profile.accept_prob * (1 - profile.accept_prob) + 0.01) / trials[:, None]).ravel()
-
-    def model(process: TokenProcess) -> list[Array]:
-        law = static_rounds(process, tree, temperature, sampled=sampled, num_types=NUM_TYPES)
-        return [law.accept_prob("rounds").ravel()]
-
-    num = 0 if profile.num_trials is None else int(profile.num_trials[0])
-    return _fitted(model, names, values, np.hypot(spread, MODEL_ERROR), num, start or TokenProcess())
+    """The process for a table alone; what that does not tell (confidence, persistence) is the prior's."""
+    return fit([seen_profile(profile, temperature, sampled=sampled)], start)
 
 
-def predicted_tokens(
-    fit: FittedProcess,
-    tree: DraftTree,
-    temperature: float,
-    rng: np.random.Generator,
-    *,
-    sampled: bool,
-    level: float = 0.9,
-    num_requests: int | None = None,
-    rounds_per_request: int = 100,
-) -> TokensInterval:
-    """Tokens per round of a static tree, from processes that the data leave possible.
+def fit(seen: Sequence[Seen], start: TokenProcess | None = None, priors: Mapping[str, Prior] = PRIORS) -> FittedProcess:
+    """The process under which all this, of one drafter, target and kind of text, is most usual.
 
     Args:
-        fit: Of records or a table.
-        tree: Its shape.
-        temperature: Of the target.
-        rng: Of what new requests happen to be.
-        sampled: As in ``static_rounds``.
-        level: Of the interval.
-        num_requests: Where given, the interval is for the mean over so many new requests, not over all there are.
-        rounds_per_request: Of these.
+        seen: What was measured, in as many forms and of as many trees as there are.
+        start: What is not fitted (candidates, vocabulary, share of easy text).
+        priors: What is usual; ``OWN_MODEL`` where the drafter is a model of its own.
+
+    >>> from specsim.acceptance.process_seen import seen_survival
+    >>> found = fit([seen_survival([0.8, 0.66, 0.55], num_rounds=5000)])
+    >>> found.p_value > 0.05, found.told["divergence"] > found.told["calibration"]
+    (True, True)
     """
-    means = []
-    for process in fit.possible:
-        law = static_rounds(process, tree, temperature, sampled=sampled, num_types=NUM_TYPES)
-        mean = law.tokens_per_round("tokens")
-        if num_requests is not None:
-            lengths = np.arange(law.stop.shape[2])
-            pmf = law.pmf("tokens")
-            within = (pmf @ lengths**2 - (pmf @ lengths) ** 2) / rounds_per_request
-            mean += float(rng.standard_normal() * np.sqrt((law.request_sd() ** 2 + within) / num_requests))
-        means.append(mean)
-    best = static_rounds(fit.process, tree, temperature, sampled=sampled).tokens_per_round("tokens")
-    lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return TokensInterval(float(min(lo, best)), best, float(max(hi, best)))
-
-
-def _fitted(
-    model: Callable[[TokenProcess], list[Array]],
-    labels: list[str],
-    values: Array,
-    errors: Array,
-    num_rounds: int,
-    start: TokenProcess,
-) -> FittedProcess:
     from scipy.optimize import least_squares
+    from scipy.stats import chi2
 
-    centre = np.array([_log(prior.median, prior) for prior in PRIORS.values()])
-    spread = np.array([prior.sd for prior in PRIORS.values()])
+    start = start or TokenProcess()
+    values, errors = (np.array([m[i] for s in seen for m in s.moments.values()]) for i in (0, 1))
+    errors = np.hypot(errors, MODEL_ERROR)
+    if not len(values):
+        raise InputError("seen", "must hold at least one moment", 0)
+    centre = np.array([_log(prior.median, prior) for prior in priors.values()])
+    spread = np.array([prior.sd for prior in priors.values()])
 
     def residuals(logs: Array) -> Array:
-        found = np.concatenate(model(_process(logs, start)))
-        return np.concatenate([(found - values) / errors, (logs - centre) / spread])
+        return np.concatenate(
+            [(_moments(_process(logs, start, priors), seen) - values) / errors, (logs - centre) / spread]
+        )
 
     def jacobian(logs: Array) -> Array:
         here = residuals(logs)
@@ -230,18 +165,59 @@ def _fitted(
 
     bounds = centre - 4 * spread, centre + 4 * spread
     found = least_squares(residuals, centre, jac=jacobian, bounds=bounds, xtol=1e-3, ftol=1e-3, max_nfev=15)
-    process = _process(found.x, start)
+    slopes = np.asarray(found.jac, dtype=float)
     misfit = float(np.mean(found.fun[: len(values)] ** 2))
-    scale = max(1.0, misfit)
-    possible = [_process(logs, start) for logs in _possible(residuals, found.x, np.asarray(found.jac), scale)]
-    fitted = np.concatenate(model(process))
-    moments = tuple(
-        Moment(name=name, observed=float(o), sd=float(s), fitted=float(f))
-        for name, o, s, f in zip(labels, values, errors, fitted, strict=True)
-    )
+    logs = np.stack(list(_possible(residuals, found.x, slopes, max(1.0, misfit))))
+    # Curvature at the best, against that of the priors alone.
+    left = np.sqrt(np.diag(np.linalg.inv(slopes.T @ slopes))) / spread
+    told = np.clip(1 - left, 0, 1)
+    fitted = values + found.fun[: len(values)] * errors
+    names = [f"{s.tree.label}: {name}" for s in seen for name in s.moments]
+    rows = zip(names, values.tolist(), errors.tolist(), fitted.tolist(), strict=True)
+    num_free = max(1.0, len(values) - float((1 - left**2).sum()))
     return FittedProcess(
-        process=process, possible=tuple(possible), moments=moments, num_rounds=num_rounds, chi2_per_moment=misfit
+        process=_process(found.x, start, priors),
+        possible=tuple(_process(one, start, priors) for one in logs),
+        moments=tuple(Moment(name=n, observed=o, sd=s, fitted=f) for n, o, s, f in rows),
+        num_rounds=sum(s.num_rounds for s in seen),
+        num_requests=None if None in (numbers := [s.num_requests for s in seen]) else max(n for n in numbers if n),
+        chi2_per_moment=misfit,
+        p_value=float(chi2.sf(misfit * len(values), num_free)),
+        told=dict(zip(priors, told.tolist(), strict=True)),
+        trees=tuple(s.tree.label for s in seen if s.depth == s.tree.depth),
+        max_depth=max(s.depth for s in seen),
+        max_ranks=max(1 + max(s.tree.ranks) for s in seen),
+        conditions=tuple(sorted({(s.temperature, s.sampled) for s in seen})),
     )
+
+
+def _moments(process: TokenProcess, seen: Sequence[Seen]) -> Array:
+    """What the process gives, in the order of what was seen."""
+    laws = _laws(process, seen)
+    return np.array([v for s, law in zip(seen, laws, strict=True) for v in _wanted(law_moments(law, s.equal), s)])
+
+
+def _wanted(found: dict[str, float], seen: Seen) -> Iterator[float]:
+    return (found[name] for name in seen.moments)
+
+
+def _laws(process: TokenProcess, seen: Sequence[Seen]) -> list[StaticRounds]:
+    """The law of each tree; those of the same conditions share their nodes, which take most of the time."""
+    offsets, weights = request_kinds(process)
+    shared: dict[tuple[float, bool], list[Seen]] = {}
+    for one in seen:
+        shared.setdefault((one.temperature, one.sampled), []).append(one)
+    means = {}
+    for (temperature, sampled), group in shared.items():
+        widest = DraftTree.from_paths(
+            [(0,) * level for level in range(1, 1 + max(s.tree.depth for s in group))]
+            + [(rank,) for rank in range(1, 1 + max(max(s.tree.ranks) for s in group))]
+        )
+        means[temperature, sampled] = node_means(
+            process, widest, temperature, offsets, sampled=sampled, num_types=NUM_TYPES,
+            with_confidence=any(s.needs_confidence for s in group),
+        )  # fmt: skip
+    return [played(process, one.tree, means[one.temperature, one.sampled], weights) for one in seen]
 
 
 def _possible(residuals: Callable[[Array], Array], best: Array, jac: Array, scale: float) -> Iterator[Array]:
@@ -272,114 +248,11 @@ def _log(value: float, prior: Prior) -> float:
     return float(np.log(value / (1 - value)) if prior.is_share else np.log(value))
 
 
-def _process(logs: Array, start: TokenProcess) -> TokenProcess:
+def _process(logs: Array, start: TokenProcess, priors: Mapping[str, Prior]) -> TokenProcess:
     limits = {"sharpness": (0.1, 40), "sharpness_sd": (0, 3), "regime_gap": (0, 4), "divergence": (0, 12)}
     limits |= {"divergence_sd": (0, 2), "calibration": (0.01, 4), "decay": (0, 2), "request_sd": (0, 2)}
     found = {}
-    for log, (name, prior) in zip(logs.tolist(), PRIORS.items(), strict=True):
+    for log, (name, prior) in zip(logs.tolist(), priors.items(), strict=True):
         value = 1 / (1 + np.exp(-log)) if prior.is_share else np.exp(log)
         found[name] = float(np.clip(value, *limits.get(name, (0, 0.995))))
     return TokenProcess.model_validate(start.model_dump() | found)
-
-
-def _law_moments(law: StaticRounds, equal: Equal) -> Iterable[tuple[str, float]]:
-    """The moments of a law by name."""
-    pmf = law.pmf(equal)
-    for length in range(1, len(pmf)):
-        yield f"accepts {length} or more", float(pmf[length:].sum())
-    share = law.share(equal)
-    tried, taken = float(share @ law.tried.sum(-1)), share @ law.accepted.sum(1)
-    for rank in range(1, law.accepted.shape[2]):
-        yield f"takes rank {rank}", float(taken[rank]) / tried
-    for name, value in zip(CONFIDENCE, share @ law.confidence, strict=True):
-        yield name, float(value) / tried
-    yield "lag-1 correlation", law.lag1(equal)
-    yield "spread between requests", law.request_sd()
-
-
-CONFIDENCE: Final = (
-    "mean confidence",
-    "mean squared confidence",
-    "mean confidence times accepted",
-    "mean target probability",
-)
-
-
-class _Sums(NamedTuple):
-    """Sums over the rounds of one request: of survival, of ranks taken, of confidence, of tried, of rounds."""
-
-    survival: Array
-    ranks: Array
-    confidence: Array
-    tried: float
-    lengths: Array
-
-
-def _observed(part: Recorded, shared: int) -> tuple[list[str], Array, Array]:
-    """Names, values and standard errors of the moments of recorded rounds; errors by leaving out each request.
-
-    ``shared``: trees that ran on these requests, this one among them.
-    """
-    by_request: dict[int, list[RoundRecord]] = defaultdict(list)
-    for record in part.records:
-        by_request[record.request].append(record)
-    sums = [_sums(part.tree, rounds) for rounds in by_request.values()]
-    names, values = _moments_of(sums)
-    if len(sums) < 3:
-        raise InputError("records", "must be of at least 3 requests, to tell how far these differ", len(sums))
-    without = [dict(zip(*_moments_of(sums[:i] + sums[i + 1 :]), strict=True)) for i in range(len(sums))]
-    table = np.array([[row.get(name, np.nan) for name in names] for row in without])
-    spread = np.sqrt(shared * (len(sums) - 1) * np.nanvar(table, axis=0))
-    return names, values, np.hypot(np.maximum(spread, 1e-4), MODEL_ERROR)
-
-
-def _sums(tree: DraftTree, rounds: list[RoundRecord]) -> _Sums:
-    depth, ranks = tree.depth, 1 + max(tree.ranks)
-    survival, taken, sure, tried = np.zeros(depth), np.zeros(ranks), np.zeros(4), 0.0
-    first = {
-        parent: node for node, (parent, rank) in enumerate(zip(tree.parents, tree.ranks, strict=True)) if rank == 0
-    }
-    for record in rounds:
-        if record.num_drafted != tree.num_drafted or record.path is None or record.draft_probs is None:
-            raise InputError("records", f"must verify {tree.label}, with path and draft_probs", record.method)
-        survival[: record.num_accepted] += 1
-        for rank in record.accepted_ranks:
-            taken[rank] += 1
-        for node in (0, *record.path):
-            if node not in first:
-                continue
-            child = first[node]
-            c = record.draft_probs[child - 1]
-            kept = record.accept_prob[child - 1] if record.accept_prob is not None else float(child in record.path)
-            wanted = record.target_probs[child - 1] if record.target_probs is not None else np.nan
-            sure, tried = sure + np.array([c, c * c, c * kept, wanted]), tried + 1
-    return _Sums(survival, taken, sure, tried, np.array([record.num_accepted for record in rounds], dtype=float))
-
-
-def _moments_of(sums: list[_Sums]) -> tuple[list[str], Array]:
-    lengths = [s.lengths for s in sums]
-    every = np.concatenate(lengths)
-    tried = max(sum(s.tried for s in sums), 1.0)
-    survival = np.sum([s.survival for s in sums], axis=0) / len(every)
-    ranks = np.sum([s.ranks for s in sums], axis=0) / tried
-    sure = np.sum([s.confidence for s in sums], axis=0) / tried
-    found = [(f"accepts {i + 1} or more", float(v)) for i, v in enumerate(survival)]
-    found += [(f"takes rank {i + 1}", float(v)) for i, v in enumerate(ranks[1:])]
-    found += [(name, float(v)) for name, v in zip(CONFIDENCE, sure, strict=True) if np.isfinite(v)]
-    mean, variance = every.mean(), every.var()
-    pairs = [np.mean((x[1:] - mean) * (x[:-1] - mean)) for x in lengths if len(x) > 2]
-    if pairs and variance > 0:
-        found.append(
-            ("lag-1 correlation", float(np.average(pairs, weights=[len(x) for x in lengths if len(x) > 2])) / variance)
-        )
-    # Of the spread of means, what rounds within a request explain by chance is taken off.
-    chance = np.mean([x.var() / len(x) for x in lengths])
-    spread = np.var([x.mean() for x in lengths], ddof=1) if len(lengths) > 1 else 0.0
-    found.append(("spread between requests", float(np.sqrt(max(spread - chance, 1e-4)))))
-    return [name for name, _ in found], np.array([value for _, value in found])
-
-
-def _comb(depth: int, num_ranks: int) -> DraftTree:
-    """A chain of first candidates whose every node also has the others as leaves."""
-    spine = [(0,) * level for level in range(depth)]
-    return DraftTree.from_paths([(*path, rank) for path in spine for rank in range(num_ranks)])

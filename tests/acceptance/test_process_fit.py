@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from specsim.acceptance.process import TokenProcess
-from specsim.acceptance.process_fit import FittedProcess, Recorded, fit_profile, fit_records, predicted_tokens
+from specsim.acceptance.process_fit import FittedProcess, fit_profile, fit_records
 from specsim.acceptance.process_rounds import static_rounds
+from specsim.acceptance.process_seen import Recorded
 from specsim.acceptance.profile import AcceptanceProfile
 from specsim.decoding import Eagle2, StaticTree
 from specsim.errors import InputError
-from specsim.sim.rounds import SyntheticMethod, predicted_rounds, simulate_rounds
+from specsim.sim.rounds import SyntheticMethod, simulate_rounds
+from specsim.sim.rounds_predict import predict_tokens
 from specsim.tree import DraftTree
 
 PLANTED = TokenProcess(
@@ -53,11 +55,11 @@ def test_short_chains_predict_long_ones_where_regimes_persist(fit: FittedProcess
     tree = DraftTree.chain(7)
     truth, ours = (static_rounds(p, tree, 0.0, sampled=False) for p in (PLANTED, fit.process))
     tokens = truth.tokens_per_round("tokens")
-    lo, mean, hi = predicted_tokens(fit, tree, 0.0, np.random.default_rng(0), sampled=False)
+    mean, lo, hi = predict_tokens(fit, tree, "greedy")
     assert abs(mean / tokens - 1) < 0.04 and lo < mean < hi and hi - lo < 0.2 * mean
     assert 0.97 * lo < tokens < 1.03 * hi
     np.testing.assert_allclose(ours.pmf("tokens"), truth.pmf("tokens"), atol=0.03)
-    assert abs(ours.lag1("tokens") - truth.lag1("tokens")) < 0.05
+    assert abs(ours.lag1("tokens") - truth.lag1("tokens")) < 0.08
     # A rate fitted to the first token reads low: the longer a stretch, the easier it was.
     alpha = truth.accept_prob("tokens")[0, 0]
     assert abs((1 - alpha**8) / (1 - alpha) / tokens - 1) > abs(mean / tokens - 1)
@@ -66,12 +68,13 @@ def test_short_chains_predict_long_ones_where_regimes_persist(fit: FittedProcess
 def test_chains_predict_dynamic_trees(fit: FittedProcess) -> None:
     method = SyntheticMethod(Eagle2(4, 4, 16), "greedy", 0.0)
     truth = simulate_rounds(PLANTED, method, 30, 200, np.random.default_rng(5))
-    _, mean, _ = predicted_rounds(fit, method, 15, 60, seed=1)
-    assert abs(mean / truth.tokens_per_round_of_equal_texts - 1) < 0.06
+    tokens = truth.tokens_per_round_of_equal_texts
+    mean, lo, hi = predict_tokens(fit, method.policy, "greedy")
+    assert abs(mean / tokens - 1) < 0.06 and lo < tokens < hi
 
 
 def test_a_table_alone_is_reproduced() -> None:
-    table = static_rounds(PLANTED, DraftTree.from_widths((3, 3, 3)), 1.0, sampled=False, num_types=2048)
+    table = static_rounds(PLANTED, DraftTree.from_widths((3, 3, 3)), 1.0, sampled=False, num_types=1024)
     profile = AcceptanceProfile(table.accept_prob("rounds"), np.array([2000.0, 1000.0, 500.0]))
     found = fit_profile(profile, 1.0, sampled=False)
     assert max(abs(moment.observed - moment.fitted) for moment in found.moments) < 0.03

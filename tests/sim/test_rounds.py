@@ -16,7 +16,9 @@ from specsim.errors import InputError
 from specsim.hardware import load_hardware
 from specsim.methods.round import Situation, play
 from specsim.model import load_model
-from specsim.sim.rounds import SimulatedRounds, SyntheticMethod, _Round, simulate_rounds
+from specsim.sim.rounds import SimulatedRounds, SyntheticMethod, simulate_rounds
+from specsim.sim.rounds_beam import beam_rounds
+from specsim.sim.rounds_play import PlayedRound
 from specsim.tree import DraftTree
 
 WORLD = TokenProcess(decay=0.1, request_sd=0.2)
@@ -72,7 +74,7 @@ def test_following_the_path_alone_is_the_rule_itself() -> None:
     """The simulator asks for the target's laws along the path only; ``verify`` on all of them says the same."""
     method = SyntheticMethod(Eagle2(4, 3, 12), "one_hot", 1.0)
     roots = first_roots(WORLD, np.random.default_rng(0), 50)
-    one = _Round(WORLD, method, roots, np.random.default_rng(5), None, 1)
+    one = PlayedRound(WORLD, method, roots, np.random.default_rng(5), None, 1)
     one.play(Situation(np.zeros(50)))
     rng = np.random.default_rng(5)  # EAGLE-2 draws nothing
     draws = Draws(rng.random(one.tree.tokens.shape), rng.random(50))
@@ -101,7 +103,7 @@ def test_lossless_rules_write_the_same_text(policy: TreePolicy, rule: Rule) -> N
     # Rows of the same text: equal keys, so that all differ by draws alone.
     same = root.at(np.zeros(num, dtype=np.int64))
     rng, method = np.random.default_rng(11), SyntheticMethod(policy, rule, 1.0)
-    one = _Round(process, method, same, rng, None, 1)
+    one = PlayedRound(process, method, same, rng, None, 1)
     one.play(Situation(np.zeros(num)))
     rows = np.arange(num)
     num_kept = one.verdict.num_accepted
@@ -191,3 +193,28 @@ def test_what_can_not_be_simulated() -> None:
         simulate_rounds(
             WORLD, SyntheticMethod(chain(1, sampled=False), "one_hot"), 1, 6, np.random.default_rng(0), seqs_per_round=4
         )
+
+
+@pytest.mark.parametrize(("policy", "temperature"), [(Eagle2(10, 6, 60), 0.0), (Eagle2(4, 3, 12), 0.7)])
+def test_the_compiled_beam_plays_the_same_rounds(policy: Eagle2, temperature: float) -> None:
+    """At temperature 0 round for round; above, where uniforms are drawn in another order, in the mean."""
+    pytest.importorskip("numba")
+    num, rule = 300, "one_hot" if temperature else "greedy"
+    found = beam_rounds(WORLD, policy, first_roots(WORLD, np.random.default_rng(3), num), temperature, 6,
+                        np.random.default_rng(4))  # fmt: skip
+    assert found is not None
+    slow = simulate_rounds(WORLD, SyntheticMethod(policy, rule, temperature), 6, num, np.random.default_rng(3))
+    same = found[0] == slow.num_emitted
+    if temperature == 0:
+        assert same.mean() > 0.999  # a last bit may decide otherwise
+    assert abs(found[0].mean() - slow.tokens_per_round) < SIGMAS * 1.5 * slow.tokens_sd
+    assert (found[1][0] == slow.num_drafted[0]).mean() > 0.99 and (found[2][0] == slow.num_run[0]).mean() > 0.99
+
+
+def test_many_rounds_of_a_static_tree_are_drawn_from_its_exact_law() -> None:
+    method = SyntheticMethod(chain(3, sampled=False), "greedy", 0.0)
+    quick = simulate_rounds(WORLD, method, 100, 3000, np.random.default_rng(0))
+    slow = simulate_rounds(WORLD, method, 30, 1000, np.random.default_rng(1))
+    assert abs(quick.tokens_per_round - slow.tokens_per_round) < SIGMAS * slow.tokens_sd
+    np.testing.assert_array_equal(quick.num_drafted[:2, :2], slow.num_drafted[:2, :2])
+    np.testing.assert_array_equal(quick.num_run[:2, :2], slow.num_run[:2, :2])
