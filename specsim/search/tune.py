@@ -1,27 +1,31 @@
 """The best draft configuration of a deployment: every chain, and the best static tree, against no speculation.
 
-The search prices a level of drafting as if one node were drafted in it, which no level undercuts; so the rate that it
-finds is an upper bound, and the finalists, priced exactly, say how far below it the answer can be.
+Trees are searched twice: by size and depth, each level as cheap as any width of it, and by the widths that the drafter
+runs. Both prices are below the true ones, so both rates are upper bounds; the finalists, priced exactly, say how far
+below them the answer can be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from specsim.cost.memory import memory_ledger
 from specsim.errors import InfeasibleError
-from specsim.estimate import Estimate, predict
-from specsim.methods.round import play
+from specsim.estimate import Estimate
 from specsim.scenario import Deployment
-from specsim.search.chain import best_chain
-from specsim.search.tree import best_tree, best_trees_by_size
+from specsim.search.rounds import predict_all, price_rounds, shape_of, simplest_first
+from specsim.search.tree import TreesBySize, best_trees_by_size, ranks_fall
+from specsim.search.width import best_width_tree
 from specsim.tree import DraftTree
 from specsim.work import Float, HostWork, Pass
 
 FINALISTS = 24
-"""Trees that are priced exactly, of those the search ranks highest."""
+"""Trees that are priced exactly, of those the search by size ranks highest."""
+WIDEST = 256
+"""Largest trees that are also searched by the widths of their levels, whose time grows with the square."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,13 @@ class Tuning:
 
     @property
     def best(self) -> Estimate:
-        """The highest rate; of equals, the one that drafts least."""
+        """The highest rate; of rates that only rounding tells apart, the one that drafts least."""
         return self.ranked[0]
+
+    @property
+    def plain(self) -> Estimate:
+        """No speculation."""
+        return next(e for e in self.ranked if not e.tree.num_drafted)
 
     @property
     def gap(self) -> float:
@@ -71,18 +80,32 @@ def tune(deployment: Deployment, progress: Callable[[str], None] = lambda _: Non
     Args:
         deployment: A resolved scenario; its ``search`` gives the limits, its drafter ``none`` allows only the baseline.
         progress: Told what is being done.
+
+    Raises:
+        InfeasibleError: where even plain decoding does not fit.
     """
-    limits = deployment.scenario.search
+    deployment.check(DraftTree.root_only())
     progress("searching trees")
     fitting = most_nodes(deployment)
-    candidates, bound, rates = _trees(deployment, min(limits.max_nodes, fitting))
-    longest = limits.max_draft_len if deployment.scenario.drafter.kind != "none" else 0
-    chains = [DraftTree.chain(draft_len) for draft_len in range(longest + 1)]
-    bound = max(bound, _chain_bound(deployment, min(longest, fitting - 1)))
-    progress(f"pricing {len(chains) + len(candidates)} finalists")
-    priced, infeasible = _price(deployment, [*chains, *[t for t in candidates if not t.is_chain]])
-    ranked = sorted(priced, key=lambda e: (-e.tokens_per_s, e.tree.num_drafted))
-    return Tuning(ranked, infeasible, max(bound, ranked[0].tokens_per_s), rates)
+    found = search_trees(deployment, fitting)
+    chains = [DraftTree.chain(draft_len) for draft_len in range(longest_chain(deployment) + 1)]
+    trees = [*chains, *[tree for tree in found.trees if not tree.is_chain]]
+    progress(f"pricing {len(trees)} finalists")
+    ranked = in_order(predict_all(deployment, [tree for tree in trees if tree.num_nodes <= fitting]))
+    refused = _refused(deployment, [tree for tree in trees if tree.num_nodes > fitting])
+    return Tuning(ranked, refused, max(found.bound, ranked[0].tokens_per_s), found.rates)
+
+
+def in_order(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """By rate; of rates that only rounding tells apart, the smallest and shallowest first."""
+    sizes = [(e.tree.num_drafted, e.tree.depth) for e in estimates]
+    return [estimates[place] for place in simplest_first([e.tokens_per_s for e in estimates], sizes)]
+
+
+def longest_chain(deployment: Deployment) -> int:
+    """Most draft tokens of a chain within the limits."""
+    s = deployment.scenario
+    return s.search.max_draft_len if s.drafter.kind != "none" else 0
 
 
 def verify_costs(deployment: Deployment, max_nodes: int) -> Float:
@@ -94,56 +117,122 @@ def verify_costs(deployment: Deployment, max_nodes: int) -> Float:
     return np.asarray(deployment.cost.price(work).time_s + step + more * (n > 1))
 
 
-def level_costs(deployment: Deployment, max_depth: int) -> Float:
-    """Seconds that each level of drafting takes at least: one node wide, one pending token, ``[depth - 1]``."""
-    costs: list[float] = []
-    for depth in range(1, max_depth + 1):
-        work = play(DraftTree.chain(depth), replace(deployment.at, pending_tokens=[1.0]), deployment.drafting)
-        drafting = [w for w in work if (isinstance(w, Pass) and w.role == "draft") or getattr(w, "kind", "") == "draft"]
-        spent = sum(float(np.max(deployment.cost.price(w).time_s)) for w in drafting)
-        costs.append(spent - sum(costs))
-    return np.array(costs)
+def level_costs(deployment: Deployment, max_depth: int, max_width: int = 1) -> Float:
+    """Seconds that each level of drafting takes from each number of nodes run, ``[depth - 1, width - 1]``, at least.
+
+    The first level runs the root with whatever is pending, from one token to a whole round's: the least of them.
+    """
+    found = np.zeros((max_depth, max_width))
+    host = float(deployment.cost.price(HostWork("draft")).time_s)
+    if not max_depth:
+        return found
+    if deployment.drafting != "autoregressive":
+        shape = shape_of(DraftTree.chain(1))
+        at = deployment.scenario.workload
+        costs = price_rounds(deployment.cost, deployment.drafting, [shape], [0], at.batch, at.context_tokens, 1.0)
+        found[0] = float(costs.draft.time_s[0]) + host
+        return found
+    seqs, context = deployment.at.num_seqs, deployment.scenario.workload.context_tokens
+    pending = np.arange(1.0, max_depth + 2)[:, None]
+    first = deployment.cost.price(Pass("draft", "draft", pending, np.maximum(context + 1 - pending, 0), seqs, (0,)))
+    found[0] = first.time_s.min() + host
+    if max_depth > 1:
+        level, width = np.indices((max_depth - 1, max_width))
+        work = Pass("draft", "draft", width[..., None] + 1, context + 1 + level[..., None], seqs, (1,))
+        found[1:] = deployment.cost.price(work).time_s + host
+    return found
 
 
 def most_nodes(deployment: Deployment) -> int:
     """The largest number of nodes whose memory fits, up to the search's limits; 1 where no draft fits at all."""
-    limits = deployment.scenario.search
-    most = max(limits.max_nodes, limits.max_draft_len + 1)
-    return next((n for n in range(most, 1, -1) if deployment.ledger(DraftTree.chain(n - 1)).fits), 1)
+    s = deployment.scenario
+    most = max(s.search.max_nodes, s.search.max_draft_len + 1)
+    if s.drafter.kind == "none":
+        return 1
+
+    def fits(nodes: int) -> bool:
+        held, tps = s.workload.context_tokens + nodes, (s.tensor_parallel, deployment.draft_tensor_parallel)
+        return memory_ledger(
+            deployment.hardware, deployment.target, deployment.draft, s.workload.batch, held, *tps
+        ).fits
+
+    if fits(most) or not fits(2):
+        return most if fits(most) else 1
+    low, high = 2, most  # fits(low), not fits(high): memory rises with the nodes
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
-def _trees(deployment: Deployment, max_nodes: int) -> tuple[list[DraftTree], float, Float]:
-    """Finalists, the bound on any tree's rate (all sequences together), and the rate of each depth and size."""
-    limits, profile, batch = deployment.scenario.search, deployment.acceptance, deployment.scenario.workload.batch
+@dataclass(frozen=True)
+class TreeSearch:
+    """Finalists, the bound on any tree's rate (all sequences together), and the rate of each depth limit and size."""
+
+    trees: list[DraftTree]
+    bound: float
+    rates: Float
+
+
+def search_trees(deployment: Deployment, fitting: int, finalists: int | None = None) -> TreeSearch:
+    """Static trees that may be the fastest, of those with at most ``fitting`` nodes."""
+    limits, batch = deployment.scenario.search, deployment.scenario.workload.batch
     depth = limits.max_depth if deployment.scenario.drafter.kind != "none" else 0
-    verify_s, level_s = verify_costs(deployment, max_nodes), level_costs(deployment, depth)
-    answer = best_tree(profile.accept_prob, level_s, verify_s, max_nodes, depth, rank_order=profile.rank_order)
-    by_size = best_trees_by_size(profile.accept_prob, max_nodes, depth, rank_order=profile.rank_order)
-    # Not ``rate_by_size``, which repeats a shallow tree's rate at every deeper limit, where it would stand for others.
-    levels_s = np.concatenate(([0.0], np.cumsum(level_s)))
-    rates = np.nan_to_num(by_size.tokens_per_round / (levels_s[:, None] + verify_s), nan=-1.0)
-    trees: dict[tuple[int, ...], DraftTree] = {}
-    for place in np.argsort(-rates, axis=None, kind="stable"):
+    max_nodes = min(limits.max_nodes, fitting)
+    by_size = trees_of(deployment, max_nodes, depth)
+    verify_s = verify_costs(deployment, max_nodes)
+    widths_s = level_costs(deployment, depth, max(1, max_nodes - 1))
+    rates = rates_by_size(by_size.tokens_per_round, widths_s.min(axis=1), verify_s)
+    trees = likeliest(by_size, rates, FINALISTS if finalists is None else finalists)
+    bound = float(np.nanmax(rates))
+    profile = deployment.acceptance
+    falls = profile.rank_order == "free" or ranks_fall(profile.accept_prob, depth)
+    if falls and depth and profile.max_ranks > 1 and 2 < max_nodes <= WIDEST:
+        found = best_width_tree(profile.accept_prob, list(widths_s), verify_s, max_nodes, depth, "expanded")
+        trees = list(dict.fromkeys([DraftTree.from_paths(found.paths), *trees]))
+        bound = min(bound, max(found.rate, found.certificate.bound))
+    if profile.max_ranks == 1 and min(depth, max_nodes - 1) <= longest_chain(deployment):
+        bound = 0.0  # every tree is one of the chains, which are all priced
+
+    # For plots a shallow tree also stands at every deeper limit.
+    return TreeSearch(trees, batch * bound, batch * np.fmax.accumulate(rates, axis=0))
+
+
+def trees_of(deployment: Deployment, max_nodes: int, max_depth: int) -> TreesBySize:
+    """The likeliest trees of each size under each depth limit."""
+    profile = deployment.acceptance
+    return best_trees_by_size(profile.accept_prob, max_nodes, max_depth, rank_order=profile.rank_order)
+
+
+def rates_by_size(tokens: Float, level_s: Float, verify_s: Float) -> Float:
+    """Tokens per second of one sequence, ``[..., depth limit, nodes - 1]``, of trees that pay for every level allowed.
+
+    Args:
+        tokens: ``[depth limit, nodes - 1]``.
+        level_s: ``[..., depth - 1]``.
+        verify_s: ``[..., nodes - 1]``.
+    """
+    zero = np.zeros((*level_s.shape[:-1], 1))
+    levels_s = np.concatenate((zero, np.cumsum(level_s, axis=-1)), axis=-1)
+    return np.asarray(tokens / (levels_s[..., :, None] + verify_s[..., None, :]))
+
+
+def likeliest(by_size: TreesBySize, rates: Float, most: int) -> list[DraftTree]:
+    """The trees of the highest rates, best first, none twice."""
+    trees: dict[DraftTree, None] = {}
+    for place in np.argsort(-np.nan_to_num(rates, nan=-1.0), axis=None, kind="stable"):
         limit, size = np.unravel_index(place, rates.shape)
-        if len(trees) == FINALISTS or rates[limit, size] < 0:
+        if len(trees) == most or np.isnan(rates[limit, size]):
             break
-        tree = by_size.tree(int(limit), int(size) + 1)
-        trees.setdefault(tree.parents + tree.ranks, tree)
-    return list(trees.values()), batch * answer.rate, batch * answer.rate_by_size
+        trees.setdefault(by_size.tree(int(limit), int(size) + 1))
+    return list(trees)
 
 
-def _chain_bound(deployment: Deployment, longest: int) -> float:
-    """Best rate of a chain at the search's prices."""
-    level_s, verify_s = level_costs(deployment, longest), verify_costs(deployment, longest + 1)
-    alpha = deployment.acceptance.accept_prob[:longest, 0]
-    return best_chain(alpha, level_s, verify_s, deployment.scenario.workload.batch).tokens_per_s
-
-
-def _price(deployment: Deployment, trees: list[DraftTree]) -> tuple[list[Estimate], list[Infeasible]]:
-    priced, infeasible = [], []
+def _refused(deployment: Deployment, trees: Sequence[DraftTree]) -> list[Infeasible]:
+    refused = []
     for tree in trees:
         try:
-            priced.append(predict(deployment, tree))
+            deployment.check(tree)
         except InfeasibleError as error:
-            infeasible.append(Infeasible(tree, str(error)))
-    return priced, infeasible
+            refused.append(Infeasible(tree, str(error)))
+    return refused
