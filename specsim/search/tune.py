@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specsim.cost.memory import memory_ledger
 from specsim.errors import InfeasibleError
 from specsim.estimate import Estimate
 from specsim.scenario import Deployment
+from specsim.search.points import likeliest, nodes_that_fit, point_of, rates_by_size
 from specsim.search.rounds import predict_all, price_rounds, shape_of, simplest_first
 from specsim.search.tree import TreesBySize, best_trees_by_size, ranks_fall
 from specsim.search.width import best_width_tree
@@ -145,24 +145,7 @@ def level_costs(deployment: Deployment, max_depth: int, max_width: int = 1) -> F
 
 def most_nodes(deployment: Deployment) -> int:
     """The largest number of nodes whose memory fits, up to the search's limits; 1 where no draft fits at all."""
-    s = deployment.scenario
-    most = max(s.search.max_nodes, s.search.max_draft_len + 1)
-    if s.drafter.kind == "none":
-        return 1
-
-    def fits(nodes: int) -> bool:
-        held, tps = s.workload.context_tokens + nodes, (s.tensor_parallel, deployment.draft_tensor_parallel)
-        return memory_ledger(
-            deployment.hardware, deployment.target, deployment.draft, s.workload.batch, held, *tps
-        ).fits
-
-    if fits(most) or not fits(2):
-        return most if fits(most) else 1
-    low, high = 2, most  # fits(low), not fits(high): memory rises with the nodes
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return max(1, nodes_that_fit(deployment, point_of(deployment)))
 
 
 @dataclass(frozen=True)
@@ -202,30 +185,6 @@ def trees_of(deployment: Deployment, max_nodes: int, max_depth: int) -> TreesByS
     """The likeliest trees of each size under each depth limit."""
     profile = deployment.acceptance
     return best_trees_by_size(profile.accept_prob, max_nodes, max_depth, rank_order=profile.rank_order)
-
-
-def rates_by_size(tokens: Float, level_s: Float, verify_s: Float) -> Float:
-    """Tokens per second of one sequence, ``[..., depth limit, nodes - 1]``, of trees that pay for every level allowed.
-
-    Args:
-        tokens: ``[depth limit, nodes - 1]``.
-        level_s: ``[..., depth - 1]``.
-        verify_s: ``[..., nodes - 1]``.
-    """
-    zero = np.zeros((*level_s.shape[:-1], 1))
-    levels_s = np.concatenate((zero, np.cumsum(level_s, axis=-1)), axis=-1)
-    return np.asarray(tokens / (levels_s[..., :, None] + verify_s[..., None, :]))
-
-
-def likeliest(by_size: TreesBySize, rates: Float, most: int) -> list[DraftTree]:
-    """The trees of the highest rates, best first, none twice."""
-    trees: dict[DraftTree, None] = {}
-    for place in np.argsort(-np.nan_to_num(rates, nan=-1.0), axis=None, kind="stable"):
-        limit, size = np.unravel_index(place, rates.shape)
-        if len(trees) == most or np.isnan(rates[limit, size]):
-            break
-        trees.setdefault(by_size.tree(int(limit), int(size) + 1))
-    return list(trees)
 
 
 def _refused(deployment: Deployment, trees: Sequence[DraftTree]) -> list[Infeasible]:
