@@ -7,7 +7,7 @@ with the passes of all points priced together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from specsim.cost.memory import MemoryLedger, memory_ledger
 from specsim.cost.model import CostModel
 from specsim.errors import InfeasibleError
 from specsim.estimate import expected_pending
+from specsim.methods.round import Situation
 from specsim.scenario import Deployment
 from specsim.search.rounds import Shape, price_rounds, shape_of, simplest_first
 from specsim.search.tree import TreesBySize, best_trees_by_size
@@ -82,6 +83,13 @@ def point_of(deployment: Deployment, batch: int | None = None, context_tokens: i
     )
 
 
+def moved(deployment: Deployment, **changes: int) -> Deployment:
+    """The same models on the same devices at another ``batch`` or ``context_tokens``; what is priced is kept."""
+    scenario = deployment.scenario.varied(**changes)
+    at = Situation([float(scenario.workload.context_tokens)], num_seqs=[float(scenario.workload.batch)])
+    return replace(deployment, scenario=scenario, at=at)
+
+
 def best_at(deployment: Deployment, points: Sequence[Point]) -> list[PointBest]:
     """The best configuration at each point on the deployment's devices, models and engine.
 
@@ -130,16 +138,14 @@ def pass_seconds(
 ) -> Float:
     """Seconds of passes of any common shape, priced in pieces that stay in the cache."""
     new, context, seqs = np.broadcast_arrays(new, context, seqs)
-    flat = [np.ravel(a)[:, None] for a in (new, np.maximum(context, 0), seqs)]
+    columns = np.stack([np.ravel(a) for a in (new, np.maximum(context, 0), seqs)], axis=1)
     if not new.size:
         return np.zeros(new.shape)
-    pieces = [
-        np.broadcast_to(
-            cost.price(Pass(role, kind, *(a[first : first + CHUNK] for a in flat), nodes)).time_s,
-            len(flat[0][first : first + CHUNK]),
-        )
-        for first in range(0, new.size, CHUNK)
-    ]
+    pieces = []
+    for first in range(0, new.size, CHUNK):
+        rows = columns[first : first + CHUNK]
+        priced = cost.price(Pass(role, kind, rows[:, :1], rows[:, 1:2], rows[:, 2:], nodes))
+        pieces.append(np.broadcast_to(priced.time_s, len(rows)))
     return np.asarray(np.concatenate(pieces).reshape(new.shape))
 
 
