@@ -248,7 +248,8 @@ def _pointwise(rates: Array) -> Array:
 
 
 def _weights(table: LoadTable, choice: Array, arrivals: Arrivals | None) -> Array | None:
-    """How often each batch size runs under the best choice at each; None without arrivals, or where it is unstable."""
+    """Half how often each batch size runs under the best choice at each, half all alike, so that the tiers of rare
+    bursts are no accident; None (all alike) without arrivals, or where they are too many."""
     if arrivals is None:
         return None
     try:
@@ -256,7 +257,7 @@ def _weights(table: LoadTable, choice: Array, arrivals: Arrivals | None) -> Arra
     except InfeasibleError:
         return None
     shares = queue.share_by_batch[1:]
-    return np.asarray(shares) if shares.sum() > 0 else None
+    return np.asarray(shares / max(float(shares.sum()), 1e-300) + 1 / len(shares))
 
 
 def _policies(table: LoadTable, choice: Array, own: Array, arrivals: Arrivals) -> list[Policy]:
