@@ -32,6 +32,9 @@ WORDS: Final[dict[Term, str]] = {
 }
 
 
+_PARTS: Final = ("draft", "verify", "host")
+
+
 @dataclass(frozen=True)
 class Counterfactual:
     """The best of another world.
@@ -112,16 +115,15 @@ def explain(deployment: Deployment, tuning: Tuning, engine: EngineBest | None = 
     'draft cost'
     """
     best, rate = tuning.best, tuning.best.tokens_per_s
-    label, drafted = best.tree.label, best.tree.num_drafted
     if engine is not None:
-        rate, label, drafted = engine.best.tokens_per_s, engine.best.label, engine.best.tree.num_nodes - 1
+        rate = engine.best.tokens_per_s
     plain = tuning.plain.tokens_per_s
-    found = []
+    found: list[tuple[Term, str, int, float, bool]] = []
     for term, world in _worlds(deployment, tuning).items():
         other = tune(world).best
-        changes = other.tree.label != best.tree.label
+        changes = other.tree != best.tree
         found.append((term, other.tree.label, other.tree.num_drafted, other.tokens_per_s, changes))
-    if engine is not None and label != best.tree.label:
+    if engine is not None and engine.best.tree != best.tree:
         found.append(("engine", best.tree.label, best.tree.num_drafted, best.tokens_per_s, True))
     counterfactuals = sorted(
         (Counterfactual(t, said, num, r, r / plain, r / rate - 1, changes) for t, said, num, r, changes in found),
@@ -178,9 +180,9 @@ def _steps(tuning: Tuning) -> list[Step]:
     chains = sorted((e for e in tuning.ranked if _is_chain(e.tree)), key=lambda e: e.tree.num_drafted)
     steps = []
     for a, b in pairwise(chains):
-        parts = [_seconds(getattr(b, name)) - _seconds(getattr(a, name)) for name in ("draft", "verify", "host")]
+        draft_s, verify_s, host_s = (_seconds(getattr(b, x)) - _seconds(getattr(a, x)) for x in _PARTS)
         tokens = b.tokens_per_round - a.tokens_per_round
-        steps.append(Step(b.tree.num_drafted, tokens, *parts, worth_s=tokens * a.time_per_token_s))
+        steps.append(Step(b.tree.num_drafted, tokens, draft_s, verify_s, host_s, tokens * a.time_per_token_s))
     return steps
 
 
