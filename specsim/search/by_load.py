@@ -29,7 +29,7 @@ from specsim.search.tiers import MAX_BATCH, Tiers, best_tiers
 from specsim.tree import DraftTree
 from specsim.work import HostWork
 
-TOLERANCE: Final = 0.005
+TOLERANCE: Final = 0.002
 """Share of the best rate, in the mean over batch sizes, that fewer tiers may give up."""
 MAX_TIERS: Final = 8
 
@@ -141,7 +141,8 @@ def schedule(
         min_draft_len: Least draft length; None: what the scenario's engine needs (``MIN_DRAFT_LEN``).
         max_tiers, tolerance: Of the compression; see ``best_tiers``.
         idle_s: What a step takes longer at draft length 0 with speculation loaded; None: the host's work of a round.
-        arrivals: Weighs batch sizes by how often they occur, and compares policies.
+        arrivals: Weighs batch sizes also by how often they occur, and compares policies. Without, every doubling of the
+            batch counts alike.
 
     Raises:
         InputError: for a wrong limit, or an engine version that is not known.
@@ -247,17 +248,19 @@ def _pointwise(rates: Array) -> Array:
     return np.asarray((rates >= rates.max(axis=1, keepdims=True) * (1 - TIE)).argmax(axis=1))
 
 
-def _weights(table: LoadTable, choice: Array, arrivals: Arrivals | None) -> Array | None:
-    """Half how often each batch size runs under the best choice at each, half all alike, so that the tiers of rare
-    bursts are no accident; None (all alike) without arrivals, or where they are too many."""
+def _weights(table: LoadTable, choice: Array, arrivals: Arrivals | None) -> Array:
+    """How much each batch size counts: every doubling alike, and under arrivals half that and half how often it runs
+    under the best choice at each, so that the tiers of rare bursts are no accident."""
+    alike = 1 / table.batches[: len(choice)]
+    alike /= alike.sum()
     if arrivals is None:
-        return None
+        return np.asarray(alike)
     try:
         queue = queue_under(*arrivals, table.rates[np.arange(len(choice)), choice])
     except InfeasibleError:
-        return None
+        return np.asarray(alike)
     shares = queue.share_by_batch[1:]
-    return np.asarray(shares / max(float(shares.sum()), 1e-300) + 1 / len(shares))
+    return np.asarray(alike + shares / max(float(shares.sum()), 1e-300))
 
 
 def _policies(table: LoadTable, choice: Array, own: Array, arrivals: Arrivals) -> list[Policy]:
