@@ -25,6 +25,9 @@ from specsim.cli import (
     simulate,
     solve,
     tune,
+    tune_joint,
+    tune_load,
+    tune_sweep,
     validate,
 )
 from specsim.errors import SpecsimError
@@ -43,6 +46,9 @@ for group in (hardware.app, model.app):
 for command in (
     demo.demo,
     tune.tune,
+    tune_load.tune_load,
+    tune_joint.tune_joint,
+    tune_sweep.sweep,
     export.export,
     simulate.simulate,
     solve.solve,
