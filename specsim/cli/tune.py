@@ -172,14 +172,14 @@ def _row(e: Estimate) -> tuple[object, ...]:
     ]
     interval = f"{e.speedup_low:.2f} - {e.speedup_high:.2f}"
     return (
-        _shape(e), f"{e.tokens_per_round:.2f}", *times, f"{e.speedup:.2f}", interval, _three_digits(e.tokens_per_s),
+        _shape(e), f"{e.tokens_per_round:.2f}", *times, f"{e.speedup:.2f}", interval, three_digits(e.tokens_per_s),
         e.bound, None if e.usd_per_million_tokens is None else f"{e.usd_per_million_tokens:.3f}",
     )  # fmt: skip
 
 
-def _three_digits(rate: float) -> str:
+def three_digits(rate: float) -> str:
     """
-    >>> _three_digits(4321.0), _three_digits(99.96), _three_digits(0.04321)
+    >>> three_digits(4321.0), three_digits(99.96), three_digits(0.04321)
     ('4320', '100', '0.0432')
     """
     rounded = float(f"{rate:.3g}")

@@ -108,10 +108,11 @@ def explanation_as_json(why: Explanation) -> dict[str, Any]:
 
 def show_engine(deployment: Deployment, tuning: Tuning, use: EngineUse, within: EngineBest) -> None:
     """The best that the engine accepts, what else it could do, and the command."""
+    from specsim.cli.tune import three_digits
     from specsim.report import show, table
 
     rows = [
-        (o.label, f"{o.tokens_per_round:.2f}{' *' if o.is_estimate else ''}", f"{o.tokens_per_s:.4g}",
+        (o.label, f"{o.tokens_per_round:.2f}{' *' if o.is_estimate else ''}", three_digits(o.tokens_per_s),
          f"{o.tokens_per_s / within.plain_tokens_per_s:.2f}", o.draft_tensor_parallel)
         for o in within.ranked[:8]
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from specsim.cli.output import AsJson, print_json, whole_numbers
-from specsim.cli.tune import Context, Hardware, Plot, Price, ScenarioName, what_if
+from specsim.cli.tune import Context, Hardware, Plot, Price, ScenarioName, three_digits, what_if
 from specsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _row(option: Option) -> tuple[object, ...]:
 
     usd, best = option.usd_per_million_tokens, option.best
     return (
-        option.setup.label, option.batch, best.tree.label, f"{best.speedup:.2f}", f"{option.tokens_per_s:.4g}",
+        option.setup.label, option.batch, best.tree.label, f"{best.speedup:.2f}", three_digits(option.tokens_per_s),
         format_time(option.time_per_token_s), None if usd is None else f"{usd:.3f}",
     )  # fmt: skip
 

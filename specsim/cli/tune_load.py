@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specsim.cli.output import AsJson, print_json, whole_numbers
-from specsim.cli.tune import Devices, Hardware, Plot, ScenarioName, show_infeasible
+from specsim.cli.tune import Devices, Hardware, Plot, ScenarioName, show_infeasible, three_digits
 from specsim.cli.tune_engine import engine_use, priced_on
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def show_schedule(name: str, one: Schedule, export: Export | None, batches: list
         length, fastest = one.tiers.draft_len(batch), one.draft_len_by_batch[batch - 1]
         rate = float(rates[batch - 1, lens.index(length)])
         gain = rate / float(one.table.plain_rates[batch - 1])
-        rows.append((batch, fastest, length, f"{rate:.4g}", f"{gain:.2f}", _told(answer)))
+        rows.append((batch, fastest, length, three_digits(rate), f"{gain:.2f}", _told(answer)))
     columns = ("running", "fastest length", "in the schedule", "tokens/s", "speed-up", "best of any shape")
     entries = len(one.tiers.tiers)
     note = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specsim.cli.output import MAX_LIST, AsJson, print_json
-from specsim.cli.tune import ScenarioName
+from specsim.cli.tune import ScenarioName, three_digits
 from specsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def show_rows(name: str, rows: list[Row], top: int) -> None:
     best = sorted(answered, key=lambda row: -row["speedup"])[:top]
     columns = ("cell", "settings", "configuration", "speed-up", "tokens/s", "gap")
     shown = [
-        (row["cell"], _said(row), row["configuration"], f"{row['speedup']:.2f}", f"{row['tokens_per_s']:.4g}",
+        (row["cell"], _said(row), row["configuration"], f"{row['speedup']:.2f}", three_digits(row["tokens_per_s"]),
          f"{row['gap']:.2%}")
         for row in best
     ]  # fmt: skip

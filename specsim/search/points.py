@@ -21,12 +21,20 @@ from specsim.estimate import expected_pending
 from specsim.methods.round import Situation
 from specsim.scenario import Deployment
 from specsim.search.rounds import Shape, price_rounds, shape_of, simplest_first
-from specsim.search.tree import TreesBySize, best_trees_by_size
+from specsim.search.tree import TreesBySize, best_trees_by_size, ranks_fall
+from specsim.search.width import best_width_tree
 from specsim.tree import DraftTree
 from specsim.work import Float, HostWork, Pass
 
 FINALISTS: Final = 4
 """Trees of each point that are priced exactly."""
+GAP: Final = 2e-3
+"""Largest gap that is left at a point without pricing more of its trees."""
+MORE_FINALISTS: Final = 24
+WIDE_GAP: Final = 5e-3
+"""Largest gap that is left without a search by the widths of levels."""
+WIDEST: Final = 256
+"""Largest trees that are searched so, in a time that grows with their square."""
 CHUNK: Final = 4096
 """Passes per call of the cost model: their arrays stay in the cache of a core."""
 
@@ -93,19 +101,46 @@ def moved(deployment: Deployment, **changes: int) -> Deployment:
 def best_at(deployment: Deployment, points: Sequence[Point]) -> list[PointBest]:
     """The best configuration at each point on the deployment's devices, models and engine.
 
-    A bound on trees takes every level of drafting as cheap as one node, and the drafter's first pass as cheap as any
-    number of pending tokens.
+    A bound on trees takes every level of drafting as cheap as one node. Where the first finalists leave a gap, more
+    are priced.
     """
     fitting = [nodes_that_fit(deployment, point) for point in points]
     bounds = _Bounds(deployment, points)
     shelf: dict[tuple[Any, ...], _Shelf] = {}
-    trees: list[list[DraftTree]] = []
-    bound: list[float] = []
-    for place, (point, fits) in enumerate(zip(points, fitting, strict=True)):
-        found, highest = _candidates(bounds, place, point, fits, shelf) if fits else ([DraftTree.root_only()], 0.0)
-        trees.append(found)
-        bound.append(highest)
-    return _judged(deployment, points, trees, bound, fitting)
+
+    def answers(places: Sequence[int], most: int) -> list[PointBest]:
+        trees: list[list[DraftTree]] = []
+        bound: list[float] = []
+        for place in places:
+            fits, point = fitting[place], points[place]
+            root: tuple[list[DraftTree], float] = ([DraftTree.root_only()], 0.0)
+            found, highest = _candidates(bounds, place, point, fits, shelf, most) if fits else root
+            trees.append(found)
+            bound.append(highest)
+        return _judged(deployment, [points[n] for n in places], trees, bound, [fitting[n] for n in places])
+
+    found = answers(range(len(points)), FINALISTS)
+    more = [place for place, answer in enumerate(found) if answer.gap > GAP]
+    for place, answer in zip(more, answers(more, MORE_FINALISTS) if more else (), strict=True):
+        found[place] = answer
+    for place in [place for place, answer in enumerate(found) if answer.gap > WIDE_GAP]:
+        found[place] = _by_widths(deployment, points[place], fitting[place], bounds, place, found[place])
+    return found
+
+
+def _by_widths(
+    deployment: Deployment, point: Point, fits: int, bounds: _Bounds, place: int, answer: PointBest
+) -> PointBest:
+    """The answer of a point, its trees searched by the widths that the drafter runs, if that is better."""
+    nodes, depth = min(point.max_nodes, fits), point.max_depth
+    if not is_searched_by_widths(point.acceptance, nodes, depth):
+        return answer
+    costs = bounds.first_s[place], level_seconds(deployment, point, depth, nodes - 1), bounds.verify_s[place, :nodes]
+    tree, bound = best_by_widths(point.acceptance, *costs, answer.tokens_per_s / point.batch, nodes, depth)
+    highest = min(bound, answer.tokens_per_s / point.batch * (1 + answer.gap))
+    chain = DraftTree.chain(answer.chain_len)
+    trees = list(dict.fromkeys([DraftTree.root_only(), answer.tree, chain, tree]))
+    return _judged(deployment, [point], [trees], [highest], [fits])[0]
 
 
 def ledger_at(deployment: Deployment, batch: float, context_tokens: int, nodes: int, loaded: bool) -> MemoryLedger:
@@ -149,17 +184,69 @@ def pass_seconds(
     return np.asarray(np.concatenate(pieces).reshape(new.shape))
 
 
-def rates_by_size(tokens: Float, level_s: Float, verify_s: Float) -> Float:
-    """Tokens per second of one sequence, ``[..., depth limit, nodes - 1]``, of trees that pay for every level allowed.
+def rates_by_size(tokens: Float, first_s: Float, later_s: Float, verify_s: Float) -> Float:
+    """Tokens per second of a sequence that no tree exceeds, ``[depth limit, nodes - 1]``, all levels allowed paid for.
+
+    The drafter's first pass is fed what a round emits. A tree of fewer tokens than the best of its size is fed less, so
+    the bound is the largest over all that it may emit, its first pass as cheap as at either whole number around it.
 
     Args:
-        tokens: ``[depth limit, nodes - 1]``.
-        level_s: ``[..., depth - 1]``.
-        verify_s: ``[..., nodes - 1]``.
+        tokens: ``[depth limit, nodes - 1]``, the most of each size.
+        first_s: ``[pending - 1]``, seconds of drafting the first level.
+        later_s: ``[depth - 2]``, of each further level.
+        verify_s: ``[nodes - 1]``.
     """
-    zero = np.zeros((*level_s.shape[:-1], 1))
-    levels_s = np.concatenate((zero, np.cumsum(level_s, axis=-1)), axis=-1)
-    return np.asarray(tokens / (levels_s[..., :, None] + verify_s[..., None, :]))
+    rates = np.empty_like(tokens)
+    rates[0] = tokens[0] / verify_s
+    deepest = len(tokens) - 1
+    beside_s = np.concatenate(([0.0], np.cumsum(later_s)))[:deepest, None] + verify_s
+    most = np.full(beside_s.shape, np.nan)
+    for whole in range(1, deepest + 1):
+        bound = np.minimum(tokens[1:], whole + 1) / (beside_s + min(first_s[whole - 1], first_s[whole]))
+        most = np.where(tokens[1:] >= whole, np.fmax(most, bound), most)
+    rates[1:] = most
+    return rates
+
+
+def is_searched_by_widths(profile: AcceptanceProfile, max_nodes: int, max_depth: int) -> bool:
+    """Whether the search by widths holds for these trees and ends soon."""
+    falls = profile.rank_order == "free" or ranks_fall(profile.accept_prob, max_depth)
+    return falls and max_depth > 0 and profile.max_ranks > 1 and 2 < max_nodes <= WIDEST
+
+
+def best_by_widths(
+    profile: AcceptanceProfile,
+    first_s: Float,
+    widths_s: Float,
+    verify_s: Float,
+    known: float,
+    max_nodes: int,
+    max_depth: int,
+) -> tuple[DraftTree, float]:
+    """The fastest tree where a level costs by the nodes run for it, and a rate of one sequence that none exceeds.
+
+    Args:
+        first_s: ``[pending - 1]``, seconds of drafting the first level.
+        widths_s: ``[depth - 2, width - 1]``, of each further one.
+        verify_s: ``[nodes - 1]``.
+        known: Rate of some tree. What is faster emits at least so much, and its drafter is fed as much.
+    """
+    least = max(1, min(len(first_s), int(known * (verify_s.min() + first_s.min()))))
+    levels = [np.full(max(1, max_nodes - 1), first_s[least - 1 :].min()), *widths_s]
+    found = best_width_tree(profile.accept_prob, levels, verify_s, max_nodes, max_depth, "expanded")
+    return DraftTree.from_paths(found.paths), max(known, found.rate, found.certificate.bound)
+
+
+def level_seconds(deployment: Deployment, point: Point, max_depth: int, max_width: int) -> Float:
+    """Seconds of drafting each level but the first by the nodes run, ``[depth - 2, width - 1]``, at least."""
+    draft = float(deployment.cost.price(HostWork("draft")).time_s)
+    nothing = np.zeros((max(max_depth - 1, 0), max(max_width, 1)))
+    if deployment.drafting != "autoregressive":
+        return nothing
+    level, width = np.indices(nothing.shape)
+    before, seqs = np.asarray(point.context_tokens + 1.0 + level, float), np.full((1, 1), float(point.batch))
+    new = np.asarray(width + 1.0, float)
+    return draft + pass_seconds(deployment.cost, "draft", "draft", new, before, seqs, (1,))
 
 
 def likeliest(
@@ -183,7 +270,7 @@ def likeliest(
 
 
 class _Bounds:
-    """Seconds that levels and verifications take at least, ``[point, ...]``."""
+    """Seconds that levels and verifications take at least, ``[point, ...]``: levels one node wide."""
 
     def __init__(self, deployment: Deployment, points: Sequence[Point]) -> None:
         cost = deployment.cost
@@ -193,22 +280,30 @@ class _Bounds:
         step, more, draft = (float(cost.price(HostWork(kind)).time_s) for kind in ("step", "round", "draft"))
         self.verify_s = pass_seconds(cost, "target", "verify", nodes, context, seqs) + step + more * (nodes > 1)
         depth = max(p.max_depth for p in points)
-        self.level_s = np.zeros((len(points), depth))
-        if not depth:
-            return
-        self.level_s[:, 0] = draft
-        if deployment.drafting == "heads":
-            self.level_s[:, 0] += pass_seconds(cost, "draft", "draft", np.ones(1), context, seqs, (0,))[:, 0]
-        if deployment.drafting == "autoregressive":
-            pending = np.arange(1.0, depth + 2)
-            first = pass_seconds(cost, "draft", "draft", pending, context + 1 - pending, seqs, (0,))
-            self.level_s[:, 0] += first.min(axis=1)
-            later = np.arange(1.0, depth)
-            self.level_s[:, 1:] = draft + pass_seconds(cost, "draft", "draft", np.ones(1), context + later, seqs, (1,))
+        self.first_s = draft + first_pass_seconds(deployment, depth, context, seqs)
+        self.later_s = np.zeros((len(points), max(depth - 1, 0)))
+        if deployment.drafting == "autoregressive" and depth > 1:
+            levels = np.arange(1.0, depth)
+            self.later_s = draft + pass_seconds(cost, "draft", "draft", np.ones(1), context + levels, seqs, (1,))
+
+
+def first_pass_seconds(deployment: Deployment, max_depth: int, context: Float, seqs: Float) -> Float:
+    """Seconds of the drafter's first pass ``[..., pending - 1]`` with 1 to ``max_depth + 1`` tokens pending.
+
+    Args:
+        context, seqs: ``[..., 1]``.
+    """
+    pending = np.arange(1.0, max_depth + 2)
+    nothing = np.zeros((*np.shape(seqs)[:-1], len(pending)))
+    if deployment.drafting == "lookup" or not max_depth:
+        return nothing
+    if deployment.drafting == "heads":
+        return nothing + pass_seconds(deployment.cost, "draft", "draft", np.ones(1), context, seqs, (0,))
+    return pass_seconds(deployment.cost, "draft", "draft", pending, context + 1 - pending, seqs, (0,))
 
 
 def _candidates(
-    bounds: _Bounds, place: int, point: Point, fits: int, shelf: dict[tuple[Any, ...], _Shelf]
+    bounds: _Bounds, place: int, point: Point, fits: int, shelf: dict[tuple[Any, ...], _Shelf], most: int
 ) -> tuple[list[DraftTree], float]:
     """All chains and the likeliest trees of a point, and a rate of one sequence that no tree exceeds."""
     chains = [DraftTree.chain(length) for length in range(min(point.max_draft_len, fits - 1) + 1)]
@@ -219,8 +314,9 @@ def _candidates(
     if key not in shelf:
         shelf[key] = best_trees_by_size(profile.accept_prob, nodes, depth, rank_order=profile.rank_order), {}
     by_size, made = shelf[key]
-    rates = rates_by_size(by_size.tokens_per_round, bounds.level_s[place, :depth], bounds.verify_s[place, :nodes])
-    found = [tree for tree in likeliest(by_size, rates, FINALISTS, made) if not tree.is_chain or any(tree.ranks)]
+    costs = bounds.first_s[place], bounds.later_s[place], bounds.verify_s[place, :nodes]
+    rates = rates_by_size(by_size.tokens_per_round, *costs)
+    found = [tree for tree in likeliest(by_size, rates, most, made) if not tree.is_chain or any(tree.ranks)]
     return [*chains, *[tree for tree in found if tree not in chains]], float(np.nanmax(rates))
 
 

@@ -15,17 +15,23 @@ import numpy as np
 from specsim.errors import InfeasibleError
 from specsim.estimate import Estimate
 from specsim.scenario import Deployment
-from specsim.search.points import likeliest, nodes_that_fit, point_of, rates_by_size
-from specsim.search.rounds import predict_all, price_rounds, shape_of, simplest_first
-from specsim.search.tree import TreesBySize, best_trees_by_size, ranks_fall
-from specsim.search.width import best_width_tree
+from specsim.search.points import (
+    best_by_widths,
+    first_pass_seconds,
+    is_searched_by_widths,
+    level_seconds,
+    likeliest,
+    nodes_that_fit,
+    point_of,
+    rates_by_size,
+)
+from specsim.search.rounds import predict_all, simplest_first
+from specsim.search.tree import TreesBySize, best_trees_by_size
 from specsim.tree import DraftTree
 from specsim.work import Float, HostWork, Pass
 
 FINALISTS = 24
 """Trees that are priced exactly, of those the search by size ranks highest."""
-WIDEST = 256
-"""Largest trees that are also searched by the widths of their levels, whose time grows with the square."""
 
 
 @dataclass(frozen=True)
@@ -117,32 +123,6 @@ def verify_costs(deployment: Deployment, max_nodes: int) -> Float:
     return np.asarray(deployment.cost.price(work).time_s + step + more * (n > 1))
 
 
-def level_costs(deployment: Deployment, max_depth: int, max_width: int = 1) -> Float:
-    """Seconds that each level of drafting takes from each number of nodes run, ``[depth - 1, width - 1]``, at least.
-
-    The first level runs the root with whatever is pending, from one token to a whole round's: the least of them.
-    """
-    found = np.zeros((max_depth, max_width))
-    host = float(deployment.cost.price(HostWork("draft")).time_s)
-    if not max_depth:
-        return found
-    if deployment.drafting != "autoregressive":
-        shape = shape_of(DraftTree.chain(1))
-        at = deployment.scenario.workload
-        costs = price_rounds(deployment.cost, deployment.drafting, [shape], [0], at.batch, at.context_tokens, 1.0)
-        found[0] = float(costs.draft.time_s[0]) + host
-        return found
-    seqs, context = deployment.at.num_seqs, deployment.scenario.workload.context_tokens
-    pending = np.arange(1.0, max_depth + 2)[:, None]
-    first = deployment.cost.price(Pass("draft", "draft", pending, np.maximum(context + 1 - pending, 0), seqs, (0,)))
-    found[0] = first.time_s.min() + host
-    if max_depth > 1:
-        level, width = np.indices((max_depth - 1, max_width))
-        work = Pass("draft", "draft", width[..., None] + 1, context + 1 + level[..., None], seqs, (1,))
-        found[1:] = deployment.cost.price(work).time_s + host
-    return found
-
-
 def most_nodes(deployment: Deployment) -> int:
     """The largest number of nodes whose memory fits, up to the search's limits; 1 where no draft fits at all."""
     return max(1, nodes_that_fit(deployment, point_of(deployment)))
@@ -157,26 +137,26 @@ class TreeSearch:
     rates: Float
 
 
-def search_trees(deployment: Deployment, fitting: int, finalists: int | None = None) -> TreeSearch:
+def search_trees(deployment: Deployment, fitting: int) -> TreeSearch:
     """Static trees that may be the fastest, of those with at most ``fitting`` nodes."""
-    limits, batch = deployment.scenario.search, deployment.scenario.workload.batch
-    depth = limits.max_depth if deployment.scenario.drafter.kind != "none" else 0
-    max_nodes = min(limits.max_nodes, fitting)
+    s, profile = deployment.scenario, deployment.acceptance
+    batch, depth = s.workload.batch, s.search.max_depth if s.drafter.kind != "none" else 0
+    max_nodes = min(s.search.max_nodes, fitting)
     by_size = trees_of(deployment, max_nodes, depth)
     verify_s = verify_costs(deployment, max_nodes)
-    widths_s = level_costs(deployment, depth, max(1, max_nodes - 1))
-    rates = rates_by_size(by_size.tokens_per_round, widths_s.min(axis=1), verify_s)
-    trees = likeliest(by_size, rates, FINALISTS if finalists is None else finalists)
+    point = point_of(deployment)
+    at = np.array([float(point.context_tokens)]), np.array([float(batch)])
+    first_s = first_pass_seconds(deployment, depth, *at) + float(deployment.cost.price(HostWork("draft")).time_s)
+    widths_s = level_seconds(deployment, point, depth, max_nodes - 1)
+    rates = rates_by_size(by_size.tokens_per_round, first_s, widths_s.min(axis=1), verify_s)
+    trees = likeliest(by_size, rates, FINALISTS)
     bound = float(np.nanmax(rates))
-    profile = deployment.acceptance
-    falls = profile.rank_order == "free" or ranks_fall(profile.accept_prob, depth)
-    if falls and depth and profile.max_ranks > 1 and 2 < max_nodes <= WIDEST:
-        found = best_width_tree(profile.accept_prob, list(widths_s), verify_s, max_nodes, depth, "expanded")
-        trees = list(dict.fromkeys([DraftTree.from_paths(found.paths), *trees]))
-        bound = min(bound, max(found.rate, found.certificate.bound))
+    if is_searched_by_widths(profile, max_nodes, depth):
+        known = max(e.tokens_per_s for e in predict_all(deployment, [DraftTree.root_only(), *trees[:1]])) / batch
+        tree, bound_by_widths = best_by_widths(profile, first_s, widths_s, verify_s, known, max_nodes, depth)
+        trees, bound = list(dict.fromkeys([tree, *trees])), min(bound, bound_by_widths)
     if profile.max_ranks == 1 and min(depth, max_nodes - 1) <= longest_chain(deployment):
         bound = 0.0  # every tree is one of the chains, which are all priced
-
     # For plots a shallow tree also stands at every deeper limit.
     return TreeSearch(trees, batch * bound, batch * np.fmax.accumulate(rates, axis=0))
 
