@@ -14,15 +14,14 @@ from typing import Final
 import numpy as np
 
 from specsim.acceptance.profile import AcceptanceProfile
-from specsim.cost.model import pass_cost
+from specsim.cost.model import PassCost
 from specsim.dialect import Dialect, TopkTree, captured_below, dialect
-from specsim.model import ModelSpec
 from specsim.scenario import Deployment, EngineUse
 from specsim.search.points import nodes_that_fit, point_of
 from specsim.search.rounds import Shape, price_rounds, shape_of, simplest_first
 from specsim.search.tiers import MAX_BATCH
 from specsim.tree import DraftTree
-from specsim.work import Float, Role
+from specsim.work import Float
 
 MIN_DRAFT_LEN: Final = {"trtllm": 1}
 """Least draft length of a schedule where 'off' is costly to resume, by engine; elsewhere 0. TensorRT-LLM leaves the
@@ -211,10 +210,9 @@ def _sharded(deployment: Deployment, width: int) -> Deployment:
     if deployment.draft is None or width == deployment.draft_tensor_parallel:
         return deployment
     drafter = s.drafter.model_copy(update={"tensor_parallel": width})
-    models: dict[Role, ModelSpec] = {"target": deployment.target, "draft": deployment.draft}
-    cost = pass_cost(
-        deployment.hardware, models, s.runtime, s.tensor_parallel, width, s.engine or "", pricing=s.pricing
-    )
+    cost = deployment.cost
+    if isinstance(cost, PassCost):  # what else prices passes knows no sharding
+        cost = replace(cost, draft_tp=width)
     return replace(deployment, scenario=s.model_copy(update={"drafter": drafter}), cost=cost)
 
 

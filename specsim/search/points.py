@@ -6,21 +6,22 @@ with the passes of all points priced together.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from specsim.acceptance.emitted import tokens_per_round
+from specsim.acceptance.emitted import path_probs, tokens_per_round
 from specsim.acceptance.profile import AcceptanceProfile
 from specsim.cost.memory import MemoryLedger, memory_ledger
 from specsim.cost.model import CostModel
 from specsim.errors import InfeasibleError
-from specsim.estimate import expected_pending
 from specsim.methods.round import Situation
 from specsim.scenario import Deployment
-from specsim.search.rounds import Shape, price_rounds, shape_of, simplest_first
+from specsim.search.best_first import Path
+from specsim.search.rounds import Shape, price_rounds, simplest_first
 from specsim.search.tree import TreesBySize, best_trees_by_size, ranks_fall
 from specsim.search.width import best_width_tree
 from specsim.tree import DraftTree
@@ -37,9 +38,6 @@ WIDEST: Final = 256
 """Largest trees that are searched so, in a time that grows with their square."""
 CHUNK: Final = 4096
 """Passes per call of the cost model: their arrays stay in the cache of a core."""
-
-
-_Shelf = tuple[TreesBySize, dict[tuple[int, int], DraftTree]]
 
 
 class Point(NamedTuple):
@@ -109,11 +107,11 @@ def best_at(deployment: Deployment, points: Sequence[Point]) -> list[PointBest]:
     shelf: dict[tuple[Any, ...], _Shelf] = {}
 
     def answers(places: Sequence[int], most: int) -> list[PointBest]:
-        trees: list[list[DraftTree]] = []
+        trees: list[list[Found]] = []
         bound: list[float] = []
         for place in places:
             fits, point = fitting[place], points[place]
-            root: tuple[list[DraftTree], float] = ([DraftTree.root_only()], 0.0)
+            root: tuple[list[Found], float] = ([found_tree((), 1.0)], 0.0)
             found, highest = _candidates(bounds, place, point, fits, shelf, most) if fits else root
             trees.append(found)
             bound.append(highest)
@@ -136,11 +134,11 @@ def _by_widths(
     if not is_searched_by_widths(point.acceptance, nodes, depth):
         return answer
     costs = bounds.first_s[place], level_seconds(deployment, point, depth, nodes - 1), bounds.verify_s[place, :nodes]
-    tree, bound = best_by_widths(point.acceptance, *costs, answer.tokens_per_s / point.batch, nodes, depth)
-    highest = min(bound, answer.tokens_per_s / point.batch * (1 + answer.gap))
-    chain = DraftTree.chain(answer.chain_len)
-    trees = list(dict.fromkeys([DraftTree.root_only(), answer.tree, chain, tree]))
-    return _judged(deployment, [point], [trees], [highest], [fits])[0]
+    known = answer.tokens_per_s / point.batch
+    tree, bound = best_by_widths(point.acceptance, *costs, known, nodes, depth)
+    trees = dict.fromkeys([DraftTree.root_only(), answer.tree, DraftTree.chain(answer.chain_len), tree])
+    found = [found_tree(tree.paths(), tokens_per_round(tree, point.acceptance)) for tree in trees]
+    return _judged(deployment, [point], [found], [min(bound, known * (1 + answer.gap))], [fits])[0]
 
 
 def ledger_at(deployment: Deployment, batch: float, context_tokens: int, nodes: int, loaded: bool) -> MemoryLedger:
@@ -250,23 +248,60 @@ def level_seconds(deployment: Deployment, point: Point, max_depth: int, max_widt
 
 
 def likeliest(
-    by_size: TreesBySize, rates: Float, most: int, made: dict[tuple[int, int], DraftTree] | None = None
-) -> list[DraftTree]:
+    by_size: TreesBySize, rates: Float, most: int, made: dict[tuple[int, int], Found] | None = None
+) -> list[Found]:
     """The trees of the highest rates, best first, none twice.
 
     Args:
         made: Trees of ``by_size`` by depth limit and nodes, where a caller asks for them often.
     """
-    trees: dict[DraftTree, None] = {}
+    trees: dict[tuple[Path, ...], Found] = {}
     known = {} if made is None else made
     for place in np.argsort(-np.nan_to_num(rates, nan=-1.0), axis=None, kind="stable"):
         limit, size = divmod(int(place), rates.shape[1])
         if len(trees) == most or np.isnan(rates[limit, size]):
             break
         if (limit, size) not in known:
-            known[limit, size] = by_size.tree(limit, size + 1)
-        trees.setdefault(known[limit, size])
-    return list(trees)
+            tokens = float(by_size.tokens_per_round[limit, size])
+            known[limit, size] = found_tree(by_size.paths(limit, size + 1), tokens)
+        trees.setdefault(known[limit, size].paths, known[limit, size])
+    return list(trees.values())
+
+
+class Found(NamedTuple):
+    """A tree that a search came upon: its paths of ranks, parents first, and what a round of it does and emits."""
+
+    paths: tuple[Path, ...]
+    shape: Shape
+    tokens_per_round: float
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every token is the drafter's first choice after the one before."""
+        return len(self.paths) == self.shape.depth and not any(map(any, self.paths))
+
+    @property
+    def tree(self) -> DraftTree:
+        """As a tree."""
+        return DraftTree.from_paths(self.paths)
+
+
+def found_tree(paths: Sequence[Path], tokens: float) -> Found:
+    """A tree by its paths.
+
+    >>> found_tree([(0,), (1,), (0, 0)], 2.0).shape
+    Shape(widths=(1, 1), offered=(2, 1), num_nodes=4)
+    """
+    depth = max(map(len, paths), default=0)
+    inner: list[set[Path]] = [set() for _ in range(depth)]
+    for path in paths:
+        inner[len(path) - 1].add(path[:-1])
+    offered = Counter(map(len, paths))
+    shape = Shape(tuple(map(len, inner)), tuple(offered[n + 1] for n in range(depth)), len(paths) + 1)
+    return Found(tuple(paths), shape, tokens)
+
+
+_Shelf = tuple[list[Found], TreesBySize, dict[tuple[int, int], Found]]
 
 
 class _Bounds:
@@ -304,40 +339,45 @@ def first_pass_seconds(deployment: Deployment, max_depth: int, context: Float, s
 
 def _candidates(
     bounds: _Bounds, place: int, point: Point, fits: int, shelf: dict[tuple[Any, ...], _Shelf], most: int
-) -> tuple[list[DraftTree], float]:
+) -> tuple[list[Found], float]:
     """All chains and the likeliest trees of a point, and a rate of one sequence that no tree exceeds."""
-    chains = [DraftTree.chain(length) for length in range(min(point.max_draft_len, fits - 1) + 1)]
     nodes, depth, profile = min(point.max_nodes, fits), point.max_depth, point.acceptance
+    key = id(profile), nodes, depth, point.max_draft_len, fits
+    if key not in shelf:
+        chains = _chains(profile, min(point.max_draft_len, fits - 1))
+        by_size = best_trees_by_size(profile.accept_prob, nodes, depth, rank_order=profile.rank_order)
+        shelf[key] = chains, by_size, {}
+    chains, by_size, made = shelf[key]
     if profile.max_ranks == 1 and min(depth, nodes - 1) < len(chains):
         return chains, 0.0  # every tree is one of the chains
-    key = id(profile), nodes, depth
-    if key not in shelf:
-        shelf[key] = best_trees_by_size(profile.accept_prob, nodes, depth, rank_order=profile.rank_order), {}
-    by_size, made = shelf[key]
     costs = bounds.first_s[place], bounds.later_s[place], bounds.verify_s[place, :nodes]
     rates = rates_by_size(by_size.tokens_per_round, *costs)
-    found = [tree for tree in likeliest(by_size, rates, most, made) if not tree.is_chain or any(tree.ranks)]
-    return [*chains, *[tree for tree in found if tree not in chains]], float(np.nanmax(rates))
+    found = likeliest(by_size, rates, most, made)
+    deeper = [one for one in found if not one.is_chain or one.shape.depth >= len(chains)]
+    return [*chains, *deeper], float(np.nanmax(rates))
+
+
+def _chains(profile: AcceptanceProfile, longest: int) -> list[Found]:
+    tokens = np.cumsum(path_probs(DraftTree.chain(longest), profile)).tolist()
+    return [
+        Found(tuple((0,) * (i + 1) for i in range(n)), Shape((1,) * n, (1,) * n, n + 1), tokens[n])
+        for n in range(longest + 1)
+    ]
 
 
 def _judged(
     deployment: Deployment,
     points: Sequence[Point],
-    trees: Sequence[Sequence[DraftTree]],
+    trees: Sequence[Sequence[Found]],
     bound: Sequence[float],
     fitting: Sequence[int],
 ) -> list[PointBest]:
     shapes: dict[Shape, int] = {}
-    rows, tokens = [], []
-    known: dict[tuple[int, DraftTree], float] = {}
+    rows = []
     for point, found in zip(points, trees, strict=True):
-        for tree in found:
-            key = id(point.acceptance), tree
-            if key not in known:
-                known[key] = tokens_per_round(tree, point.acceptance)
-            which = shapes.setdefault(shape_of(tree), len(shapes))
-            rows.append((which, point.batch, point.context_tokens, expected_pending(tree, known[key])))
-            tokens.append(known[key])
+        for one in found:
+            pending = max(1.0, min(one.tokens_per_round, one.shape.depth + 1.0))
+            rows.append((shapes.setdefault(one.shape, len(shapes)), point.batch, point.context_tokens, pending))
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     time_s = price_rounds(deployment.cost, deployment.drafting, list(shapes), *columns).time_s
     answers, start = [], 0
@@ -345,9 +385,9 @@ def _judged(
         mine = slice(start, start + len(found))
         start += len(found)
         if fitting[place]:
-            answers.append(_best_of(point, found, np.array(tokens[mine]), time_s[mine], bound[place]))
-            continue
-        answers.append(PointBest(DraftTree.root_only(), reason=_reason(deployment, point)))
+            answers.append(_best_of(point, found, time_s[mine], bound[place]))
+        else:
+            answers.append(PointBest(DraftTree.root_only(), reason=_reason(deployment, point)))
     return answers
 
 
@@ -359,18 +399,18 @@ def _reason(deployment: Deployment, point: Point) -> str:
     return ""
 
 
-def _best_of(point: Point, trees: Sequence[DraftTree], tokens: Float, time_s: Float, bound: float) -> PointBest:
-    rates = point.batch * tokens / time_s
-    best = simplest_first(rates.tolist(), [(t.num_drafted, t.depth) for t in trees])[0]
-    chains = [i for i, tree in enumerate(trees) if tree.is_chain and not any(tree.ranks)]
-    chain = chains[simplest_first(rates[chains].tolist(), [(trees[i].num_drafted,) for i in chains])[0]]
+def _best_of(point: Point, trees: Sequence[Found], time_s: Float, bound: float) -> PointBest:
+    rates = point.batch * np.array([one.tokens_per_round for one in trees]) / time_s
+    best = simplest_first(rates.tolist(), [(len(t.paths), t.shape.depth) for t in trees])[0]
+    chains = [i for i, tree in enumerate(trees) if tree.is_chain]
+    chain = chains[simplest_first(rates[chains].tolist(), [(len(trees[i].paths),) for i in chains])[0]]
     return PointBest(
-        tree=trees[best],
-        tokens_per_round=float(tokens[best]),
+        tree=trees[best].tree,
+        tokens_per_round=trees[best].tokens_per_round,
         round_s=float(time_s[best]),
         tokens_per_s=float(rates[best]),
         speedup=float(rates[best] / rates[0]),
         gap=max(0.0, point.batch * bound / float(rates[best]) - 1),
-        chain_len=trees[chain].num_drafted,
+        chain_len=len(trees[chain].paths),
         chain_tokens_per_s=float(rates[chain]),
     )

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from specsim.acceptance.profile import AcceptanceProfile
 from specsim.documents import parse
 from specsim.errors import InfeasibleError, InputError, SpecsimError
 from specsim.scenario import Deployment, Scenario, WorkloadUse, resolve
@@ -138,9 +139,10 @@ def run_cells(scenario_json: str, cells: Sequence[tuple[int, Settings]]) -> list
         except SpecsimError as error:
             rows += [_refused(number, settings, str(error)) for number, settings in members]
             continue
+        profiles: dict[str, AcceptanceProfile] = {}
         for number, settings in members:
             try:
-                found.append((number, settings, _point(base, scenario, settings)))
+                found.append((number, settings, _point(base, scenario, settings, profiles)))
             except SpecsimError as error:
                 rows.append(_refused(number, settings, str(error)))
         answers = best_at(base, [point for _, _, point in found]) if found else []
@@ -230,12 +232,16 @@ def _moves(name: str) -> bool:
     return name in (*WorkloadUse.model_fields, ALPHA) or name.split(".")[0] in ("acceptance", "search", "workload")
 
 
-def _point(base: Deployment, scenario: Scenario, settings: Settings) -> Point:
+def _point(base: Deployment, scenario: Scenario, settings: Settings, profiles: dict[str, AcceptanceProfile]) -> Point:
+    """A cell's point; cells of the same acceptance share their profile, and so its trees."""
     asked = changed(scenario, settings)
     w = asked.workload
     here = moved(base, batch=w.batch, context_tokens=w.context_tokens)
     drafts = asked.drafter.kind != "none"
-    profile = asked.acceptance.profile()
+    key = asked.acceptance.model_dump_json()
+    if key not in profiles:
+        profiles[key] = asked.acceptance.profile()
+    profile = profiles[key]
     deepest = max(asked.search.max_draft_len, asked.search.max_depth) if drafts else 0
     if deepest > profile.max_depth:
         raise InputError("search", f"must be at most {profile.max_depth} deep, as acceptance is known", deepest)

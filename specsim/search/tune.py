@@ -149,7 +149,7 @@ def search_trees(deployment: Deployment, fitting: int) -> TreeSearch:
     first_s = first_pass_seconds(deployment, depth, *at) + float(deployment.cost.price(HostWork("draft")).time_s)
     widths_s = level_seconds(deployment, point, depth, max_nodes - 1)
     rates = rates_by_size(by_size.tokens_per_round, first_s, widths_s.min(axis=1), verify_s)
-    trees = likeliest(by_size, rates, FINALISTS)
+    trees = [found.tree for found in likeliest(by_size, rates, FINALISTS)]
     bound = float(np.nanmax(rates))
     if is_searched_by_widths(profile, max_nodes, depth):
         known = max(e.tokens_per_s for e in predict_all(deployment, [DraftTree.root_only(), *trees[:1]])) / batch
