@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from toy_deployment import ToyCost, deployment, table
 from specsim.cost.steps import PartFit, StepCost, StepFit
 from specsim.dialect import TopkTree
 from specsim.estimate import expected_pending, predict, round_parts
+from specsim.methods.round import Situation
 from specsim.scenario import Deployment
 from specsim.search.rounds import predict_all, price_rounds, shape_of, simplest_first
 from specsim.tree import DraftTree
@@ -52,6 +54,9 @@ def test_predictions_together_are_those_one_by_one(kind: str) -> None:
         assert one.bound == alone.bound
 
 
+RESOLVED: dict[str, Deployment] = {}
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     rows=st.lists(
@@ -64,13 +69,11 @@ def test_predictions_together_are_those_one_by_one(kind: str) -> None:
     kind=st.sampled_from(["draft model", "an engine with captured sizes"]),
 )
 def test_any_mixture_of_rounds(rows: list[tuple[int, int, int, float]], kind: str) -> None:
-    here = asked(kind)
+    here = RESOLVED.get(kind) or RESOLVED.setdefault(kind, asked(kind))
     which, batch, context, pending = (np.array(column) for column in zip(*rows, strict=True))
     costs = price_rounds(here.cost, here.drafting, [shape_of(t) for t in TREES], which, batch, context, pending)
     for place, (tree, seqs, held, fed) in enumerate(rows):
-        alone = deployment(
-            acceptance=TWO_RANKS, search=SMALL, **KINDS[kind] | {"workload": {"batch": seqs, "context_tokens": held}}
-        )
+        alone = replace(here, at=Situation([float(held)], num_seqs=[float(seqs)]))
         parts = round_parts(alone, TREES[tree], fed)
         for name in ("draft", "verify", "host"):
             got = float(getattr(costs, name).time_s[place])
