@@ -213,8 +213,10 @@ def _verdict(tuning: Tuning) -> str:
 
 def as_answer(deployment: Deployment, tuning: Tuning, exports: list[EngineAnswer]) -> dict[str, Any]:
     """The JSON answer."""
+    from specsim.search.rounds import TIE
+
     return {
-        "status": "optimal" if tuning.gap == 0 else "bounded",
+        "status": "optimal" if tuning.gap <= TIE else "bounded",
         "scenario": deployment.scenario,
         "best": estimate_as_json(tuning.best),
         "gap": tuning.gap,

@@ -78,7 +78,9 @@ def _formats(text: str | None) -> list[Dtype]:
 
 def as_answer(answer: JointAnswer) -> dict[str, Any]:
     """The JSON answer."""
-    status: dict[str, Any] = {"status": "bounded" if any(o.best.gap for o in answer.options) else "optimal"}
+    from specsim.search.rounds import TIE
+
+    status: dict[str, Any] = {"status": "bounded" if any(o.best.gap > TIE for o in answer.options) else "optimal"}
     if not answer.options:
         status = {"status": "infeasible", "reason": answer.refused[0].reason}
     return {

@@ -46,6 +46,7 @@ def tune_load(
     """Choose the draft length by the number of running requests, and by context; export it as a schedule."""
     from specsim.errors import InfeasibleError
     from specsim.plots import check_plot_path
+    from specsim.report import show
     from specsim.scenario import find_scenario, resolve
     from specsim.search.by_load import Arrivals, schedules_by_context
     from specsim.search.points import best_at, point_of
@@ -62,11 +63,17 @@ def tune_load(
         "idle_s": None if idle_ms is None else idle_ms / 1e3,
         "arrivals": None if arrivals is None else Arrivals(arrivals, output_tokens),
     }  # fmt: skip
-    try:
-        deployment = resolve(asked.varied(context_tokens=min(contexts)))
-        schedules = schedules_by_context(deployment, contexts, max_batch, use, **options)
-    except InfeasibleError as error:
-        show_infeasible("tune-load", asked, str(error), as_json)
+    schedules: list[Schedule] = []
+    refused: list[tuple[int, str]] = []
+    for one_context in contexts:
+        try:
+            if not schedules:
+                deployment = resolve(asked.varied(context_tokens=one_context))
+            schedules += schedules_by_context(deployment, [one_context], max_batch, use, **options)
+        except InfeasibleError as error:
+            refused.append((one_context, str(error)))
+    if not schedules:
+        show_infeasible("tune-load", asked, refused[0][1], as_json)
         return
     exports = [_exported(deployment, one, use) if use else None for one in schedules]
     batches = shown_batches(max_batch)
@@ -75,10 +82,14 @@ def tune_load(
         parts = [
             as_answer(one, export, batches, best) for one, export, best in zip(schedules, exports, trees, strict=True)
         ]
-        print_json("tune-load", {"status": "optimal", "scenario": asked, "engine": use, "schedules": parts})
+        not_fitting = [{"context_tokens": c, "reason": reason} for c, reason in refused]
+        answer = {"status": "optimal", "scenario": asked, "engine": use, "schedules": parts, "infeasible": not_fitting}
+        print_json("tune-load", answer)
     else:
         for one, export, best in zip(schedules, exports, trees, strict=True):
             show_schedule(asked.name, one, export, batches, best)
+        for one_context, reason in refused:
+            show(f"context {one_context:,} tokens: infeasible: {reason}")
     if plot:
         from specsim.plots.schedule import plot_schedules
 

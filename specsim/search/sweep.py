@@ -27,6 +27,7 @@ from specsim.errors import InfeasibleError, InputError, SpecsimError
 from specsim.scenario import Deployment, Scenario, WorkloadUse, resolve
 from specsim.search.certificate import checked_count
 from specsim.search.points import Point, PointBest, best_at, moved, point_of
+from specsim.search.rounds import TIE
 from specsim.tree import DraftTree
 
 Settings = dict[str, Any]
@@ -293,7 +294,7 @@ def _row(number: int, settings: Settings, point: Point, answer: PointBest) -> Ro
     return {
         "cell": number,
         "settings": settings,
-        "status": "optimal" if answer.gap == 0 else "bounded",
+        "status": "optimal" if answer.gap <= TIE else "bounded",
         "configuration": tree.label,
         "num_drafted": tree.num_drafted,
         "depth": tree.depth,

@@ -89,6 +89,14 @@ def test_tune_load(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert tiers == [list(tier.values()) for tier in one["tiers"]] and all(tier[2] >= 1 for tier in tiers)
 
 
+def test_one_context_that_does_not_fit_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["tune-load", SMALL, "--hardware", "l4", "--max-batch", "4", "--context", "100000,512"]
+    found = answer(capsys, *args)
+    assert [one["context_tokens"] for one in found["schedules"]] == [512]
+    assert [(one["context_tokens"], "memory" in one["reason"]) for one in found["infeasible"]] == [(100_000, True)]
+    assert "context 100,000 tokens: infeasible: memory" in shown(capsys, *args)
+
+
 def test_tune_joint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     drafters = tmp_path / "drafters.toml"
     drafters.write_text(DRAFTERS)
