@@ -15,18 +15,17 @@ import numpy as np
 from specsim.errors import InfeasibleError
 from specsim.estimate import Estimate
 from specsim.scenario import Deployment
-from specsim.search.points import (
+from specsim.search.points import nodes_that_fit, point_of
+from specsim.search.rounds import predict_all, simplest_first
+from specsim.search.tree import TreesBySize, best_trees_by_size
+from specsim.search.tree_bounds import (
     best_by_widths,
     first_pass_seconds,
     is_searched_by_widths,
     level_seconds,
     likeliest,
-    nodes_that_fit,
-    point_of,
     rates_by_size,
 )
-from specsim.search.rounds import predict_all, simplest_first
-from specsim.search.tree import TreesBySize, best_trees_by_size
 from specsim.tree import DraftTree
 from specsim.work import Float, HostWork, Pass
 
@@ -147,7 +146,7 @@ def search_trees(deployment: Deployment, fitting: int) -> TreeSearch:
     point = point_of(deployment)
     at = np.array([float(point.context_tokens)]), np.array([float(batch)])
     first_s = first_pass_seconds(deployment, depth, *at) + float(deployment.cost.price(HostWork("draft")).time_s)
-    widths_s = level_seconds(deployment, point, depth, max_nodes - 1)
+    widths_s = level_seconds(deployment, batch, point.context_tokens, depth, max_nodes - 1)
     rates = rates_by_size(by_size.tokens_per_round, first_s, widths_s.min(axis=1), verify_s)
     trees = [found.tree for found in likeliest(by_size, rates, FINALISTS)]
     bound = float(np.nanmax(rates))

@@ -12,8 +12,8 @@ from toy_deployment import ToyCost, deployment, table
 
 from specsim.estimate import Estimate, predict
 from specsim.scenario import Deployment, bundled_scenarios, find_scenario, resolve
-from specsim.search.points import first_pass_seconds, level_seconds, point_of, rates_by_size
 from specsim.search.rounds import predict_all
+from specsim.search.tree_bounds import first_pass_seconds, level_seconds, rates_by_size
 from specsim.search.tune import tune, verify_costs
 from specsim.tree import DraftTree
 
@@ -81,7 +81,7 @@ def test_the_bound_holds_where_the_search_is_misled(monkeypatch: pytest.MonkeyPa
     best = brute_force(asked)[0].tokens_per_s
     monkeypatch.setattr("specsim.search.tune.FINALISTS", 1)
     assert tune(asked).best.tokens_per_s == pytest.approx(best, rel=1e-12)  # the search by widths is not misled
-    monkeypatch.setattr("specsim.search.points.WIDEST", 0)
+    monkeypatch.setattr("specsim.search.tree_bounds.WIDEST", 0)
     answer = tune(asked)
     assert answer.best.tokens_per_s < 0.995 * best
     assert answer.best.tokens_per_s * (1 + answer.gap) >= best
@@ -140,16 +140,16 @@ def test_the_prices_of_the_search_by_hand() -> None:
     assert verify_costs(toy, 3).tolist() == [10.5, 12.0, 12.75]
     at = np.array([1024.0]), np.array([3.0])
     assert first_pass_seconds(toy, 2, *at).tolist() == [1.0, 1.0, 1.0]
-    assert level_seconds(toy, point_of(toy), 3, 2).ravel() == pytest.approx([1.125] * 4)
+    assert level_seconds(toy, 3, 1024, 3, 2).ravel() == pytest.approx([1.125] * 4)
     heads = deployment(
         cost=ToyCost(host_s=HOST),
         target={"model": "vicuna-7b"},
         drafter={"kind": "medusa", "model": "medusa-vicuna-7b"},
     )
     assert first_pass_seconds(heads, 2, *at).tolist() == [1.0, 1.0, 1.0]
-    assert not level_seconds(heads, point_of(heads), 3, 2).any()
+    assert not level_seconds(heads, 3, 1024, 3, 2).any()
     lookup = deployment(cost=ToyCost(host_s=HOST), drafter={"kind": "ngram"})
-    assert not first_pass_seconds(lookup, 2, *at).any() and not level_seconds(lookup, point_of(lookup), 3, 2).any()
+    assert not first_pass_seconds(lookup, 2, *at).any() and not level_seconds(lookup, 3, 1024, 3, 2).any()
 
 
 def test_the_bound_by_size_holds_for_every_feeding_of_the_drafter() -> None:
