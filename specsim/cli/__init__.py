@@ -31,6 +31,9 @@ from specsim.cli import (
     simulate,
     solve,
     tune,
+    tune_joint,
+    tune_load,
+    tune_sweep,
     validate,
 )
 from specsim.errors import SpecsimError
@@ -51,6 +54,9 @@ for command in (
     tune.tune,
     dynamic.dynamic,
     robust.robust,
+    tune_load.tune_load,
+    tune_joint.tune_joint,
+    tune_sweep.sweep,
     export.export,
     diagnose.diagnose,
     simulate.simulate,

@@ -13,7 +13,9 @@ from specsim.cli.output import AsJson, print_json
 if TYPE_CHECKING:
     from specsim.engines.answer import EngineAnswer
     from specsim.estimate import Estimate
-    from specsim.scenario import Deployment, Scenario
+    from specsim.scenario import Deployment, EngineUse, Scenario
+    from specsim.search.explain import Explanation
+    from specsim.search.expressible import EngineBest
     from specsim.search.tune import Infeasible, Tuning
 
 ScenarioName = Annotated[str, typer.Argument(help="A scenario: a TOML file, or the name of a bundled one.")]
@@ -24,6 +26,11 @@ Devices = Annotated[int | None, typer.Option("--tp", help="Devices that share th
 Top = Annotated[int, typer.Option(min=1, help="Rows to print.")]
 Price = Annotated[float | None, typer.Option(help="USD per device and hour, instead of the scenario's.")]
 Plot = Annotated[Path | None, typer.Option(help="Also draw it: a .png or .svg file.")]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="Search what this engine accepts too, such as vllm@0.33.0.")
+]
+Explain = Annotated[bool, typer.Option("--explain", help="Also say which term decided, by searching without each.")]
+TreePlot = Annotated[Path | None, typer.Option(help="Also draw the best tree: a .png or .svg file.")]
 
 
 def tune(
@@ -34,29 +41,80 @@ def tune(
     tp: Devices = None,
     price: Price = None,
     top: Top = 10,
+    engine: EngineName = None,
+    explain: Explain = False,
     plot: Plot = None,
+    tree_plot: TreePlot = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank draft configurations by predicted speed, with intervals and what bounds each; export the best."""
+    from specsim.cli.tune_engine import engine_use, priced_on
     from specsim.engines.answer import export_best
+    from specsim.errors import InfeasibleError
     from specsim.plots import check_plot_path
     from specsim.scenario import find_scenario, resolve
     from specsim.search import tune as search
+    from specsim.search.explain import explain as explained
+    from specsim.search.expressible import best_expressible
 
-    if plot:
-        check_plot_path(plot)
-    asked = what_if(find_scenario(scenario), batch, context, hardware, tp, price)
-    deployment = resolve(asked)
+    for path in filter(None, (plot, tree_plot)):
+        check_plot_path(path)
+    use = engine_use(engine) if engine else None
+    asked = priced_on(what_if(find_scenario(scenario), batch, context, hardware, tp, price), use)
+    try:
+        deployment = resolve(asked)
+    except InfeasibleError as error:
+        show_infeasible("tune", asked, str(error), as_json)
+        return
     tuning = search.tune(deployment)
-    exports = [export_best(deployment, tuning, use) for use in asked.export]
+    exports = [export_best(deployment, tuning, one) for one in asked.export]
+    within = best_expressible(deployment, use) if use else None
+    why = explained(deployment, tuning, within) if explain else None
     if as_json:
-        print_json("tune", as_answer(deployment, tuning, exports))
+        print_json("tune", as_answer(deployment, tuning, exports) | _more(deployment, tuning, use, within, why))
     else:
         show_tuning(deployment, tuning, exports, top)
+        _show_more(deployment, tuning, use, within, why)
     if plot:
         from specsim.plots.tuning import plot_tuning
 
         plot_tuning(deployment, tuning, plot)
+    if tree_plot:
+        from specsim.plots.trees import plot_tree
+
+        plot_tree(asked.name, tuning.best.tree, deployment.acceptance, tree_plot)
+
+
+def show_infeasible(command: str, asked: Scenario, reason: str, as_json: bool) -> None:
+    """That nothing can run is an answer, with its reason."""
+    from specsim.report import show
+
+    if as_json:
+        print_json(command, {"status": "infeasible", "reason": reason, "scenario": asked})
+    else:
+        show(f"{asked.name}\nInfeasible: {reason}")
+
+
+def _more(
+    deployment: Deployment, tuning: Tuning, use: EngineUse | None, within: EngineBest | None, why: Explanation | None
+) -> dict[str, Any]:
+    from specsim.cli.tune_engine import engine_as_json, explanation_as_json
+
+    found: dict[str, Any] = {}
+    if use and within:
+        found["engine"] = engine_as_json(deployment, tuning, use, within)
+    return found | ({"explanation": explanation_as_json(why)} if why else {})
+
+
+def _show_more(
+    deployment: Deployment, tuning: Tuning, use: EngineUse | None, within: EngineBest | None, why: Explanation | None
+) -> None:
+    from specsim.cli.tune_engine import show_engine, show_explanation
+
+    if use and within:
+        show_engine(deployment, tuning, use, within)
+    if why:
+        show_explanation(why)
 
 
 def what_if(
@@ -114,14 +172,14 @@ def _row(e: Estimate) -> tuple[object, ...]:
     ]
     interval = f"{e.speedup_low:.2f} - {e.speedup_high:.2f}"
     return (
-        _shape(e), f"{e.tokens_per_round:.2f}", *times, f"{e.speedup:.2f}", interval, _three_digits(e.tokens_per_s),
+        _shape(e), f"{e.tokens_per_round:.2f}", *times, f"{e.speedup:.2f}", interval, three_digits(e.tokens_per_s),
         e.bound, None if e.usd_per_million_tokens is None else f"{e.usd_per_million_tokens:.3f}",
     )  # fmt: skip
 
 
-def _three_digits(rate: float) -> str:
+def three_digits(rate: float) -> str:
     """
-    >>> _three_digits(4321.0), _three_digits(99.96), _three_digits(0.04321)
+    >>> three_digits(4321.0), three_digits(99.96), three_digits(0.04321)
     ('4320', '100', '0.0432')
     """
     rounded = float(f"{rate:.3g}")
@@ -155,7 +213,10 @@ def _verdict(tuning: Tuning) -> str:
 
 def as_answer(deployment: Deployment, tuning: Tuning, exports: list[EngineAnswer]) -> dict[str, Any]:
     """The JSON answer."""
+    from specsim.search.rounds import TIE
+
     return {
+        "status": "optimal" if tuning.gap <= TIE else "bounded",
         "scenario": deployment.scenario,
         "best": estimate_as_json(tuning.best),
         "gap": tuning.gap,

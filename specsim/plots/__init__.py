@@ -37,6 +37,16 @@ def new_figure(width_in: float = 8.0, height_in: float = 5.0, num_columns: int =
     return figure, figure.subplots(1, num_columns)
 
 
+def log_axis(axis: Any, set_scale: Any) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    set_scale("log")
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def save_figure(figure: Any, path: Path) -> None:
     """Write a PNG or an SVG, as the name ends; the same picture gives the same bytes."""
     check_plot_path(path)

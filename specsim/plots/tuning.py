@@ -26,8 +26,9 @@ def _speedups(axes: Any, tuning: Tuning) -> None:
     plain = next(e for e in tuning.ranked if e.tree.num_drafted == 0)
     chains = sorted((e for e in tuning.ranked if e.tree.is_chain), key=lambda e: e.tree.num_drafted)
     lengths, gains = [e.tree.num_drafted for e in chains], np.array([e.speedup for e in chains])
-    reach = np.abs([[e.speedup_low for e in chains], [e.speedup_high for e in chains]] - gains)
-    axes.errorbar(lengths, gains, yerr=reach, fmt="o-", color=COLOURS[0], capsize=3, label="chains (90 % interval)")
+    low, high = [e.speedup_low for e in chains], [e.speedup_high for e in chains]
+    axes.fill_between(lengths, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
+    axes.plot(lengths, gains, "o-", color=COLOURS[0], label="chains (90 % interval)")
     if tuning.tree_rates.shape[0] > 1 and any(not e.tree.is_chain for e in tuning.ranked):
         best = np.fmax.reduce(tuning.tree_rates, axis=0) / plain.tokens_per_s
         axes.plot(np.arange(len(best)), best, color=COLOURS[1], label="best tree of each size (search's prices)")
@@ -35,6 +36,8 @@ def _speedups(axes: Any, tuning: Tuning) -> None:
         axes.plot(
             [e.tree.num_drafted for e in trees], [e.speedup for e in trees], "x", color=COLOURS[3], label="trees priced"
         )
+    bound = tuning.rate_bound / plain.tokens_per_s
+    axes.axhline(bound, color="0.4", linewidth=1, linestyle="--", label="no chain or static tree is faster")
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":")
     axes.set(xlabel="draft tokens per round", ylabel="speed-up over plain decoding", ylim=(0, None))
     axes.legend(frameon=False, fontsize=8, loc="lower right")

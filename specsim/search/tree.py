@@ -38,7 +38,11 @@ class TreesBySize:
         if np.isnan(self.tokens_per_round[depth_limit, num_nodes - 1]):
             largest = int(np.isfinite(self.tokens_per_round[depth_limit]).sum())
             raise InputError("num_nodes", f"must be <= {largest}, the largest tree {depth_limit} deep", num_nodes)
-        return DraftTree.from_paths(self._paths(depth_limit, num_nodes))
+        return DraftTree.from_paths(self.paths(depth_limit, num_nodes))
+
+    def paths(self, depth_limit: int, num_nodes: int) -> tuple[Path, ...]:
+        """The paths of ranks of that tree, unchecked: for those who look at many trees and build few."""
+        return tuple(self._paths(depth_limit, num_nodes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,27 +1,36 @@
 """The best draft configuration of a deployment: every chain, and the best static tree, against no speculation.
 
-The search prices a level of drafting as if one node were drafted in it, which no level undercuts; so the rate that it
-finds is an upper bound, and the finalists, priced exactly, say how far below it the answer can be.
+Trees are searched twice: by size and depth, each level as cheap as any width of it, and by the widths that the drafter
+runs. Both prices are below the true ones, so both rates are upper bounds; the finalists, priced exactly, say how far
+below them the answer can be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from specsim.errors import InfeasibleError
-from specsim.estimate import Estimate, predict
-from specsim.methods.round import play
+from specsim.estimate import Estimate
 from specsim.scenario import Deployment
-from specsim.search.chain import best_chain
-from specsim.search.tree import best_tree, best_trees_by_size
+from specsim.search.points import nodes_that_fit, point_of
+from specsim.search.rounds import predict_all, simplest_first
+from specsim.search.tree import TreesBySize, best_trees_by_size
+from specsim.search.tree_bounds import (
+    best_by_widths,
+    first_pass_seconds,
+    is_searched_by_widths,
+    level_seconds,
+    likeliest,
+    rates_by_size,
+)
 from specsim.tree import DraftTree
 from specsim.work import Float, HostWork, Pass
 
 FINALISTS = 24
-"""Trees that are priced exactly, of those the search ranks highest."""
+"""Trees that are priced exactly, of those the search by size ranks highest."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,13 @@ class Tuning:
 
     @property
     def best(self) -> Estimate:
-        """The highest rate; of equals, the one that drafts least."""
+        """The highest rate; of rates that only rounding tells apart, the one that drafts least."""
         return self.ranked[0]
+
+    @property
+    def plain(self) -> Estimate:
+        """No speculation."""
+        return next(e for e in self.ranked if not e.tree.num_drafted)
 
     @property
     def gap(self) -> float:
@@ -71,18 +85,32 @@ def tune(deployment: Deployment, progress: Callable[[str], None] = lambda _: Non
     Args:
         deployment: A resolved scenario; its ``search`` gives the limits, its drafter ``none`` allows only the baseline.
         progress: Told what is being done.
+
+    Raises:
+        InfeasibleError: where even plain decoding does not fit.
     """
-    limits = deployment.scenario.search
+    deployment.check(DraftTree.root_only())
     progress("searching trees")
     fitting = most_nodes(deployment)
-    candidates, bound, rates = _trees(deployment, min(limits.max_nodes, fitting))
-    longest = limits.max_draft_len if deployment.scenario.drafter.kind != "none" else 0
-    chains = [DraftTree.chain(draft_len) for draft_len in range(longest + 1)]
-    bound = max(bound, _chain_bound(deployment, min(longest, fitting - 1)))
-    progress(f"pricing {len(chains) + len(candidates)} finalists")
-    priced, infeasible = _price(deployment, [*chains, *[t for t in candidates if not t.is_chain]])
-    ranked = sorted(priced, key=lambda e: (-e.tokens_per_s, e.tree.num_drafted))
-    return Tuning(ranked, infeasible, max(bound, ranked[0].tokens_per_s), rates)
+    found = search_trees(deployment, fitting)
+    chains = [DraftTree.chain(draft_len) for draft_len in range(longest_chain(deployment) + 1)]
+    trees = [*chains, *[tree for tree in found.trees if not tree.is_chain]]
+    progress(f"pricing {len(trees)} finalists")
+    ranked = in_order(predict_all(deployment, [tree for tree in trees if tree.num_nodes <= fitting]))
+    refused = _refused(deployment, [tree for tree in trees if tree.num_nodes > fitting])
+    return Tuning(ranked, refused, max(found.bound, ranked[0].tokens_per_s), found.rates)
+
+
+def in_order(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """By rate; of rates that only rounding tells apart, the smallest and shallowest first."""
+    sizes = [(e.tree.num_drafted, e.tree.depth) for e in estimates]
+    return [estimates[place] for place in simplest_first([e.tokens_per_s for e in estimates], sizes)]
+
+
+def longest_chain(deployment: Deployment) -> int:
+    """Most draft tokens of a chain within the limits."""
+    s = deployment.scenario
+    return s.search.max_draft_len if s.drafter.kind != "none" else 0
 
 
 def verify_costs(deployment: Deployment, max_nodes: int) -> Float:
@@ -94,56 +122,55 @@ def verify_costs(deployment: Deployment, max_nodes: int) -> Float:
     return np.asarray(deployment.cost.price(work).time_s + step + more * (n > 1))
 
 
-def level_costs(deployment: Deployment, max_depth: int) -> Float:
-    """Seconds that each level of drafting takes at least: one node wide, one pending token, ``[depth - 1]``."""
-    costs: list[float] = []
-    for depth in range(1, max_depth + 1):
-        work = play(DraftTree.chain(depth), replace(deployment.at, pending_tokens=[1.0]), deployment.drafting)
-        drafting = [w for w in work if (isinstance(w, Pass) and w.role == "draft") or getattr(w, "kind", "") == "draft"]
-        spent = sum(float(np.max(deployment.cost.price(w).time_s)) for w in drafting)
-        costs.append(spent - sum(costs))
-    return np.array(costs)
-
-
 def most_nodes(deployment: Deployment) -> int:
     """The largest number of nodes whose memory fits, up to the search's limits; 1 where no draft fits at all."""
-    limits = deployment.scenario.search
-    most = max(limits.max_nodes, limits.max_draft_len + 1)
-    return next((n for n in range(most, 1, -1) if deployment.ledger(DraftTree.chain(n - 1)).fits), 1)
+    return max(1, nodes_that_fit(deployment, point_of(deployment)))
 
 
-def _trees(deployment: Deployment, max_nodes: int) -> tuple[list[DraftTree], float, Float]:
-    """Finalists, the bound on any tree's rate (all sequences together), and the rate of each depth and size."""
-    limits, profile, batch = deployment.scenario.search, deployment.acceptance, deployment.scenario.workload.batch
-    depth = limits.max_depth if deployment.scenario.drafter.kind != "none" else 0
-    verify_s, level_s = verify_costs(deployment, max_nodes), level_costs(deployment, depth)
-    answer = best_tree(profile.accept_prob, level_s, verify_s, max_nodes, depth, rank_order=profile.rank_order)
-    by_size = best_trees_by_size(profile.accept_prob, max_nodes, depth, rank_order=profile.rank_order)
-    # Not ``rate_by_size``, which repeats a shallow tree's rate at every deeper limit, where it would stand for others.
-    levels_s = np.concatenate(([0.0], np.cumsum(level_s)))
-    rates = np.nan_to_num(by_size.tokens_per_round / (levels_s[:, None] + verify_s), nan=-1.0)
-    trees: dict[tuple[int, ...], DraftTree] = {}
-    for place in np.argsort(-rates, axis=None, kind="stable"):
-        limit, size = np.unravel_index(place, rates.shape)
-        if len(trees) == FINALISTS or rates[limit, size] < 0:
-            break
-        tree = by_size.tree(int(limit), int(size) + 1)
-        trees.setdefault(tree.parents + tree.ranks, tree)
-    return list(trees.values()), batch * answer.rate, batch * answer.rate_by_size
+@dataclass(frozen=True)
+class TreeSearch:
+    """Finalists, the bound on any tree's rate (all sequences together), and the rate of each depth limit and size."""
+
+    trees: list[DraftTree]
+    bound: float
+    rates: Float
 
 
-def _chain_bound(deployment: Deployment, longest: int) -> float:
-    """Best rate of a chain at the search's prices."""
-    level_s, verify_s = level_costs(deployment, longest), verify_costs(deployment, longest + 1)
-    alpha = deployment.acceptance.accept_prob[:longest, 0]
-    return best_chain(alpha, level_s, verify_s, deployment.scenario.workload.batch).tokens_per_s
+def search_trees(deployment: Deployment, fitting: int) -> TreeSearch:
+    """Static trees that may be the fastest, of those with at most ``fitting`` nodes."""
+    s, profile = deployment.scenario, deployment.acceptance
+    batch, depth = s.workload.batch, s.search.max_depth if s.drafter.kind != "none" else 0
+    max_nodes = min(s.search.max_nodes, fitting)
+    by_size = trees_of(deployment, max_nodes, depth)
+    verify_s = verify_costs(deployment, max_nodes)
+    point = point_of(deployment)
+    at = np.array([float(point.context_tokens)]), np.array([float(batch)])
+    first_s = first_pass_seconds(deployment, depth, *at) + float(deployment.cost.price(HostWork("draft")).time_s)
+    widths_s = level_seconds(deployment, batch, point.context_tokens, depth, max_nodes - 1)
+    rates = rates_by_size(by_size.tokens_per_round, first_s, widths_s.min(axis=1), verify_s)
+    trees = [found.tree for found in likeliest(by_size, rates, FINALISTS)]
+    bound = float(np.nanmax(rates))
+    if is_searched_by_widths(profile, max_nodes, depth):
+        known = max(e.tokens_per_s for e in predict_all(deployment, [DraftTree.root_only(), *trees[:1]])) / batch
+        tree, bound_by_widths = best_by_widths(profile, first_s, widths_s, verify_s, known, max_nodes, depth)
+        trees, bound = list(dict.fromkeys([tree, *trees])), min(bound, bound_by_widths)
+    if profile.max_ranks == 1 and min(depth, max_nodes - 1) <= longest_chain(deployment):
+        bound = 0.0  # every tree is one of the chains, which are all priced
+    # For plots a shallow tree also stands at every deeper limit.
+    return TreeSearch(trees, batch * bound, batch * np.fmax.accumulate(rates, axis=0))
 
 
-def _price(deployment: Deployment, trees: list[DraftTree]) -> tuple[list[Estimate], list[Infeasible]]:
-    priced, infeasible = [], []
+def trees_of(deployment: Deployment, max_nodes: int, max_depth: int) -> TreesBySize:
+    """The likeliest trees of each size under each depth limit."""
+    profile = deployment.acceptance
+    return best_trees_by_size(profile.accept_prob, max_nodes, max_depth, rank_order=profile.rank_order)
+
+
+def _refused(deployment: Deployment, trees: Sequence[DraftTree]) -> list[Infeasible]:
+    refused = []
     for tree in trees:
         try:
-            priced.append(predict(deployment, tree))
+            deployment.check(tree)
         except InfeasibleError as error:
-            infeasible.append(Infeasible(tree, str(error)))
-    return priced, infeasible
+            refused.append(Infeasible(tree, str(error)))
+    return refused

@@ -47,7 +47,7 @@ def flags(command: str) -> list[str]:
 def test_tune(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "tune", name)
     assert found.keys() == {
-        "schema", "scenario", "best", "gap", "ranked", "infeasible", "acceptance", "exports",
+        "schema", "status", "scenario", "best", "gap", "ranked", "infeasible", "acceptance", "exports",
     }  # fmt: skip
     best = found["best"]
     assert best == found["ranked"][0]
