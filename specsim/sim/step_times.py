@@ -1,0 +1,175 @@
+"""Seconds of engine steps, priced before the clock starts: tables over batch, context, drafts and prompt tokens.
+
+A step without prompts is a round, tabulated for every batch and interpolated in the mean context, on which attention
+depends almost linearly. Prompts share the target's pass: such a pass is tabulated over its tokens, the prompts' share
+of them and the mean number of keys that a prompt token sees, beside decoding sequences of hardly any context; a step is
+then its round, with that pass in the place of the same sequences' own. Dense layers run once on all tokens, attention
+is the sum over both kinds of sequences, so that the sum is exact but for the interpolation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from specsim.acceptance.emitted import tokens_per_round
+from specsim.cost.model import CostModel, PassCost
+from specsim.methods.round import Situation, play
+from specsim.scenario import Deployment
+from specsim.sim.kernel import Floats, Tables
+from specsim.tree import DraftTree
+from specsim.work import HostWork, Pass
+
+NODES_PER_OCTAVE: Final = 8
+SHARES: Final = np.array([0.0, 0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0])
+KEYS: Final[Floats] = np.array([2.0**n for n in range(18)])
+LARGEST_CAPTURED: Final = 2048
+"""Passes up to here may be padded to a captured size, by a factor whose rounding a sweep with larger ones would see."""
+_HARDLY: Final = 1.0
+"""Tokens of context of a decoding sequence beside prompts; none at all would be priced as a prompt."""
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What steps of a server may be: shapes of drafts, and how far the tables must go.
+
+    Args:
+        trees: The shapes that rounds may have.
+        max_running: Largest batch.
+        max_context: Longest context; beyond, the last line goes on.
+        max_tokens: Most tokens of a step.
+        has_drafter: Whether a drafter is loaded, with whatever it costs where nothing is drafted.
+    """
+
+    trees: tuple[DraftTree, ...]
+    max_running: int
+    max_context: int
+    max_tokens: int
+    has_drafter: bool
+
+
+def step_tables(deployment: Deployment, rounds: Rounds) -> Tables:
+    """Price all steps that a server of ``deployment`` may take.
+
+    Args:
+        deployment: Its cost model prices rounds and prompts.
+        rounds: What they may be.
+    """
+    context, device = _octaves(rounds.max_context), _device_only(deployment.cost)
+    parts = [_round(deployment, device, tree, rounds, context) for tree in rounds.trees]
+    tokens = _tokens(rounds.max_tokens)
+    captured = int(np.searchsorted(tokens, LARGEST_CAPTURED, side="right"))
+    plain = np.arange(0.0, rounds.max_running * max(tree.num_nodes for tree in rounds.trees) + 1)
+    many = Pass("target", "decode", 1.0, _HARDLY, np.maximum(plain, 1.0)[:, None])
+    eager_above, eager_s = _eager(deployment)
+    drafts_prompts = rounds.has_drafter and deployment.drafting == "autoregressive"
+    return Tables(
+        context,
+        np.stack([part.drafting for part in parts]),
+        np.stack([part.verifying for part in parts]),
+        np.array([part.host_s for part in parts]),
+        np.stack([part.least for part in parts]) * eager_s,
+        np.asarray(device.price(many).time_s) * (plain > 0),
+        tokens,
+        SHARES,
+        KEYS,
+        np.concatenate([np.asarray(device.price(_mixed(part)).time_s) for part in np.split(tokens, [captured])]),
+        np.ascontiguousarray(deployment.cost.price(_prompts(tokens)).time_s) if drafts_prompts else np.zeros((1, 1)),
+        float(deployment.cost.price(HostWork("step")).time_s),
+        eager_above,
+        eager_s,
+        np.array([tree.num_drafted for tree in rounds.trees], dtype=np.int64),
+    )
+
+
+class _Round(NamedTuple):
+    """Seconds of one shape, ``[batch - 1, context]``; ``least`` where its target pass runs outside graphs."""
+
+    drafting: Floats
+    verifying: Floats
+    host_s: float
+    least: Floats
+
+
+def _round(deployment: Deployment, device: CostModel, tree: DraftTree, rounds: Rounds, context: Floats) -> _Round:
+    batch = np.arange(1.0, rounds.max_running + 1)[:, None, None]
+    pending = 1.0
+    if tree.num_drafted:
+        pending = max(1.0, min(tokens_per_round(tree, deployment.acceptance), tree.depth + 1.0))
+    at = Situation(np.maximum(context, pending - 1)[None, :, None], [pending], batch)
+    size = (rounds.max_running, len(context))
+    drafting, verifying, host_s, least = np.zeros(size), np.zeros(size), 0.0, np.zeros(rounds.max_running)
+    for work in play(tree, at, deployment.drafting):
+        if isinstance(work, Pass) and work.role == "target":
+            verifying += device.price(work).time_s
+            least += _is_eager(deployment.cost, work)[:, 0]
+        elif isinstance(work, Pass) or work.kind == "draft":  # type: ignore[union-attr]  # one host has no transfers
+            drafting += deployment.cost.price(work).time_s
+        else:
+            host_s += float(deployment.cost.price(work).time_s)
+    if rounds.has_drafter and not tree.num_drafted and deployment.drafting == "autoregressive":
+        # A drafter that waits keeps up with the text, or it could not draft when asked again.
+        drafting += deployment.cost.price(Pass("draft", "draft", 1.0, at.context_tokens, batch, (0,))).time_s
+    return _Round(drafting, verifying, host_s, least)
+
+
+def _is_eager(cost: CostModel, work: Pass) -> Any:
+    if not isinstance(cost, PassCost) or cost.engine.layer_s is None:
+        return np.zeros(work.total_new_tokens.shape)
+    return cost.engine.is_eager(work)
+
+
+def _mixed(tokens: Floats) -> Pass:
+    """Passes of prompts beside sequences of one token, shape ``[tokens, share, keys]``."""
+    total, share, keys = tokens[:, None, None], SHARES[None, :, None], KEYS[None, None, :]
+    prompt = np.maximum(total * share, 1e-9)
+    # One prompt with context before it, or several short ones: whatever sees so many keys in the mean.
+    long = keys >= (prompt + 1) / 2
+    each = np.where(long, np.maximum(prompt, 1.0), np.maximum(2 * keys - 1, 1.0))
+    before = np.where(long, np.maximum(keys - (prompt + 1) / 2, 0.0), 0.0)
+    some = np.broadcast_to(np.where(share > 0, prompt / each, 0.0), before.shape)
+    ones = np.broadcast_to(total * (1 - share), before.shape)
+    new = np.stack([np.ones(before.shape), np.broadcast_to(each, before.shape)], axis=-1)
+    context = np.stack([np.full(before.shape, _HARDLY), before], axis=-1)
+    return Pass("target", "prefill", new, context, np.stack([ones, some], axis=-1))
+
+
+def _prompts(tokens: Floats) -> Pass:
+    """The drafter's pass over prompts, shape ``[tokens, keys]``."""
+    prompt, keys = tokens[:, None], KEYS[None, :]
+    long = keys >= (prompt + 1) / 2
+    each = np.where(long, prompt, np.maximum(2 * keys - 1, 1.0))
+    before = np.where(long, keys - (prompt + 1) / 2, 0.0)
+    return Pass("draft", "prefill", each[..., None], before[..., None], (prompt / each)[..., None])
+
+
+def _device_only(cost: CostModel) -> CostModel:
+    """The cost model without the host's launches of passes outside graphs, a floor that does not add up."""
+    if isinstance(cost, PassCost) and cost.engine.layer_s is not None:
+        return replace(cost, engine=cost.engine.model_copy(update={"layer_s": None}))
+    return cost
+
+
+def _eager(deployment: Deployment) -> tuple[float, float]:
+    """Tokens above which a pass with prompts runs outside graphs, and how long it then lasts at least."""
+    cost = deployment.cost
+    if not isinstance(cost, PassCost) or cost.engine.layer_s is None:
+        return float("inf"), 0.0
+    engine, floor_s = cost.engine, cost.engine.layer_s.value * deployment.target.num_layers
+    if engine.always_eager or (engine.captured and not engine.captures_prompts):
+        return 0.0, floor_s
+    return float(max((last for _, last, _ in engine.captured), default=float("inf"))), floor_s
+
+
+def _octaves(most: int) -> Floats:
+    """1 to ``most`` and beyond in equal ratios."""
+    octaves = np.arange(0, np.log2(max(most, 2)) + 1 / NODES_PER_OCTAVE, 1 / NODES_PER_OCTAVE)
+    return np.unique(np.round(2.0**octaves))[NODES_PER_OCTAVE:]
+
+
+def _tokens(most: int) -> Floats:
+    """Tokens of passes with prompts: both sides of each tile of 64, and of each captured size up to 512."""
+    steps = np.concatenate([np.arange(8, 513, 8), np.arange(576, max(most, 1024) + 64, 64)])
+    return np.unique(np.concatenate([[1, 2, 4], steps, steps + 1])).astype(float)
