@@ -55,7 +55,7 @@ TABLE = {
     "metrics": Room(4, packages=NOUN, lazy="scipy"),
     # 5, answers: not each other
     "estimate": Room(5, packages=NOUN),
-    "sim": Room(5, packages=f"{NOUN} simpy"),
+    "sim": Room(5, packages=f"{NOUN} simpy", lazy="numba"),
     # 6, 7
     "search": Room(6, packages=NOUN, lazy="scipy numba"),
     "plan": Room(7, packages=NOUN),

@@ -363,7 +363,8 @@ class Server:
                 "draft_len", f"must be one per decoding request, from 0 to {len(r.tables.width) - 1}", lengths
             )
         self._shapes[:n][decoding] = lengths
-        return -1, ragged_time(r.tables, lengths, float(rows[:, CONTEXT].mean())), view
+        time = ragged_time(r.tables, lengths, float(rows[:, CONTEXT].mean()))
+        return -1, (time.drafting, time.verifying, time.host, time.least), view
 
     def _observe(self, before: Ints, finished: int, left: int, step_s: float) -> None:
         """Tell the control what its step brought; rows keep their order, whether they stay or go."""
