@@ -54,6 +54,15 @@ def advance(
     steps, status, pending, rows, seconds = 0, DONE, 0, ints[:n], floats[:n]
     gone = np.zeros(n, dtype=bool)
     while steps < max_steps:
+        if shape >= 0 and not tables.width[shape] and not resume_below and not rows[:, TODO].any():
+            most = min(max_steps - steps, int(rows[:, MISSING].min()))
+            at_once, now, free = plain_steps(
+                rows, seconds, free, now, horizon, most, shape, limits, tables, log[steps:] if keeps else None
+            )
+            steps += at_once
+            gone = rows[:, MISSING] == 0
+            if at_once and (gone.any() or now >= horizon or steps == max_steps):
+                break
         todo = rows[:, TODO]
         pending = int(todo.sum())
         decoding = (todo == 0) if pending == 0 or limits.mixes else np.zeros(n, dtype=bool)
@@ -120,6 +129,53 @@ def advance(
     return now, steps, status, n - finished, finished, free, pending
 
 
+def plain_steps(
+    rows: Ints,
+    seconds: Floats,
+    free: int,
+    now: float,
+    horizon: float,
+    most: int,
+    shape: int,
+    limits: Limits,
+    tables: Tables,
+    log: Floats | None,
+) -> tuple[int, float, int]:
+    """Up to ``most`` steps of one token for everyone, all at once, where memory has room for that many; else none.
+
+    Returns steps taken, time, and blocks free.
+    """
+    n, before = len(rows), int(rows[:, CONTEXT].sum())
+    means = (before + n * np.arange(most)) / n
+    at = np.clip(np.searchsorted(tables.context, means), 1, len(tables.context) - 1)
+    part = (means - tables.context[at - 1]) / (tables.context[at] - tables.context[at - 1])
+    drafting, verifying = (
+        table[shape, n - 1, at - 1] * (1 - part) + table[shape, n - 1, at] * part
+        for table in (tables.drafting, tables.verifying)
+    )
+    took = drafting + np.maximum(verifying, tables.least[shape, n - 1]) + tables.host_s[shape]
+    ends = np.cumsum(np.concatenate([[now], took]))
+    steps = min(int(np.searchsorted(ends[1:], horizon)) + 1, most)
+    held = -(-(rows[:, CONTEXT] + steps + limits.lookahead) // limits.block_tokens)
+    wanted: Ints = np.maximum(held - rows[:, BLOCKS], 0)
+    if wanted.sum() > free:
+        return 0, now, free
+    if log is not None:
+        grown = rows[:, CONTEXT, None] + 1 + np.arange(steps) + limits.lookahead
+        wants = np.maximum(-(-grown // limits.block_tokens) - rows[:, BLOCKS, None], 0).sum(axis=0)
+        columns = ends[:steps], np.diff(ends)[:steps], n, 0, 0.0, n, free - wants, drafting[:steps]
+        for column, values in enumerate(columns):
+            log[:steps, column] = values
+    for column in (CONTEXT, OUT, ROUNDS):
+        rows[:, column] += steps
+    rows[:, MISSING] -= steps
+    rows[:, BLOCKS] += wanted
+    longest = np.diff(ends)[1:steps].max(initial=-np.inf)
+    seconds[:, LONGEST] = np.fmax(seconds[:, LONGEST], np.maximum(ends[1] - seconds[:, LAST], longest))
+    seconds[:, LAST] = ends[steps]
+    return steps, float(ends[steps]), free - int(wanted.sum())
+
+
 def prompts_of_step(todo: Ints, left: int, chunks: bool) -> Ints:
     """Prompt tokens that a step takes of each row: first come first served, at most ``left``; a prompt that may not be
     cut and is longer runs alone.
@@ -174,7 +230,8 @@ def with_prompts(tables: Tables, time: StepTime, tokens: int, prompt_tokens: int
     i2, p2 = _place(tables.keys, keys)
     cell = tables.mixed[i0 - 1 : i0 + 1, i1 - 1 : i1 + 1, i2 - 1 : i2 + 1]
     weights = [np.array([1 - p, p]) for p in (p0, p1, p2)]
-    device = float(np.einsum("abc,a,b,c", cell, *weights)) - float(tables.plain[min(tokens, len(tables.plain) - 1)])
+    device = float(weights[0] @ (cell @ weights[2]) @ weights[1])
+    device -= float(tables.plain[min(tokens, len(tables.plain) - 1)])
     drafting = time.drafting
     if len(tables.prompts) > 1:
         i0, p0 = _place(tables.tokens, prompt_tokens)

@@ -60,6 +60,7 @@ def step_tables(deployment: Deployment, rounds: Rounds) -> Tables:
     context, device = _octaves(rounds.max_context), _device_only(deployment.cost)
     parts = [_round(deployment, device, tree, rounds, context) for tree in rounds.trees]
     tokens = _tokens(rounds.max_tokens)
+    keys = KEYS[: int(np.searchsorted(KEYS, rounds.max_context)) + 1]
     captured = int(np.searchsorted(tokens, LARGEST_CAPTURED, side="right"))
     plain = np.arange(0.0, rounds.max_running * max(tree.num_nodes for tree in rounds.trees) + 1)
     many = Pass("target", "decode", 1.0, _HARDLY, np.maximum(plain, 1.0)[:, None])
@@ -71,17 +72,23 @@ def step_tables(deployment: Deployment, rounds: Rounds) -> Tables:
         np.stack([part.verifying for part in parts]),
         np.array([part.host_s for part in parts]),
         np.stack([part.least for part in parts]) * eager_s,
-        np.asarray(device.price(many).time_s) * (plain > 0),
+        _priced(device, many) * (plain > 0),
         tokens,
         SHARES,
-        KEYS,
-        np.concatenate([np.asarray(device.price(_mixed(part)).time_s) for part in np.split(tokens, [captured])]),
-        np.ascontiguousarray(deployment.cost.price(_prompts(tokens)).time_s) if drafts_prompts else np.zeros((1, 1)),
+        keys,
+        np.concatenate([_priced(device, _mixed(part, keys)) for part in np.split(tokens, [captured])]),
+        np.ascontiguousarray(deployment.cost.price(_prompts(tokens, keys)).time_s)
+        if drafts_prompts
+        else np.zeros((1, 1)),
         float(deployment.cost.price(HostWork("step")).time_s),
         eager_above,
         eager_s,
         np.array([tree.num_drafted for tree in rounds.trees], dtype=np.int64),
     )
+
+
+def _priced(cost: CostModel, work: Pass) -> Floats:
+    return np.ascontiguousarray(cost.price(work).time_s)
 
 
 class _Round(NamedTuple):
@@ -121,9 +128,9 @@ def _is_eager(cost: CostModel, work: Pass) -> Any:
     return cost.engine.is_eager(work)
 
 
-def _mixed(tokens: Floats) -> Pass:
+def _mixed(tokens: Floats, keys_seen: Floats) -> Pass:
     """Passes of prompts beside sequences of one token, shape ``[tokens, share, keys]``."""
-    total, share, keys = tokens[:, None, None], SHARES[None, :, None], KEYS[None, None, :]
+    total, share, keys = tokens[:, None, None], SHARES[None, :, None], keys_seen[None, None, :]
     prompt = np.maximum(total * share, 1e-9)
     # One prompt with context before it, or several short ones: whatever sees so many keys in the mean.
     long = keys >= (prompt + 1) / 2
@@ -136,9 +143,9 @@ def _mixed(tokens: Floats) -> Pass:
     return Pass("target", "prefill", new, context, np.stack([ones, some], axis=-1))
 
 
-def _prompts(tokens: Floats) -> Pass:
+def _prompts(tokens: Floats, keys_seen: Floats) -> Pass:
     """The drafter's pass over prompts, shape ``[tokens, keys]``."""
-    prompt, keys = tokens[:, None], KEYS[None, :]
+    prompt, keys = tokens[:, None], keys_seen[None, :]
     long = keys >= (prompt + 1) / 2
     each = np.where(long, prompt, np.maximum(2 * keys - 1, 1.0))
     before = np.where(long, keys - (prompt + 1) / 2, 0.0)
