@@ -153,7 +153,7 @@ def plain_steps(
         table[shape, n - 1, at - 1] * (1 - part) + table[shape, n - 1, at] * part
         for table in (tables.drafting, tables.verifying)
     )
-    took = drafting + np.maximum(verifying, tables.least[shape, n - 1]) + tables.host_s[shape]
+    took = drafting + np.maximum(verifying, tables.least[shape, n - 1]) + tables.host_s[shape, n - 1]
     ends = np.cumsum(np.concatenate([[now], took]))
     steps = min(int(np.searchsorted(ends[1:], horizon)) + 1, most)
     held = -(-(rows[:, CONTEXT] + steps + limits.lookahead) // limits.block_tokens)
@@ -219,24 +219,24 @@ def round_time(tables: Tables, shape: int, batch: int, context: float) -> StepTi
         float(table[shape, batch - 1, at - 1] * (1 - part) + table[shape, batch - 1, at] * part)
         for table in (tables.drafting, tables.verifying)
     )
-    return StepTime(drafting, verifying, float(tables.host_s[shape]), float(tables.least[shape, batch - 1]))
+    return StepTime(drafting, verifying, float(tables.host_s[shape, batch - 1]), float(tables.least[shape, batch - 1]))
 
 
 def with_prompts(tables: Tables, time: StepTime, tokens: int, prompt_tokens: int, keys: float) -> StepTime:
     """The step's time once prompts share its pass; their tokens see so many ``keys`` in the mean."""
-    total = tokens + prompt_tokens
-    i0, p0 = _place(tables.tokens, total)
-    i1, p1 = _place(tables.share, prompt_tokens / total)
-    i2, p2 = _place(tables.keys, keys)
-    cell = tables.mixed[i0 - 1 : i0 + 1, i1 - 1 : i1 + 1, i2 - 1 : i2 + 1]
-    weights = [np.array([1 - p, p]) for p in (p0, p1, p2)]
-    device = float(weights[0] @ (cell @ weights[2]) @ weights[1])
-    device -= float(tables.plain[min(tokens, len(tables.plain) - 1)])
-    drafting = time.drafting
-    if len(tables.prompts) > 1:
-        i0, p0 = _place(tables.tokens, prompt_tokens)
-        drafting += float(np.array([1 - p0, p0]) @ tables.prompts[i0 - 1 : i0 + 1, i2 - 1 : i2 + 1] @ weights[2])
-    return StepTime(drafting, time.verifying + device, time.host, tables.eager_s if total > tables.eager_above else 0.0)
+    counts, signs = (tokens + prompt_tokens, prompt_tokens, tokens), (1.0, -1.0, -1.0)
+    verifying, drafting = time.verifying + (tables.beside_s if tokens else 0.0), time.drafting
+    for sign, count in zip(signs, counts, strict=True):
+        if count:
+            at, part = _place(tables.tokens, count)
+            verifying += sign * float(tables.layers[at - 1] * (1 - part) + tables.layers[at] * part)
+    i0, p0 = _place(tables.tokens, prompt_tokens)
+    i1, p1 = _place(tables.keys, keys)
+    rows, columns = np.array([1 - p0, p0]), np.array([1 - p1, p1])
+    verifying += float(rows @ tables.prompts[i0 - 1 : i0 + 1, i1 - 1 : i1 + 1] @ columns)
+    if len(tables.draft_prompts) > 1:
+        drafting += float(rows @ tables.draft_prompts[i0 - 1 : i0 + 1, i1 - 1 : i1 + 1] @ columns)
+    return StepTime(drafting, verifying, time.host, tables.eager_s if counts[0] > tables.eager_above else 0.0)
 
 
 def draws(key: Ints, rounds: Ints) -> Floats:

@@ -225,7 +225,7 @@ def chunks_of(requests: Requests | Iterable[Requests]) -> tuple[Iterator[Request
     stream = iter((requests,) if isinstance(requests, Requests) else requests)
     first = next(stream, None)
     if first is None:
-        return iter(()), 1
+        return iter(()), 0
     size = first.block_tokens
 
     def all_chunks() -> Iterator[Requests]:

@@ -32,6 +32,9 @@ class ServerConfig(Document):
             own with its share of the memory, taken as evenly filled; a step takes as long as on one stage, and the
             hops between.
         hop_s: Time of handing a batch to the next stage.
+        token_s: Host time for each token that comes out, which the device waits for: sampling, detokenising, sending.
+            Servers differ widely, so read it off a plain load test (fits to many of them: 12 us; one that shares its
+            host with its clients: 65 us). A step is charged for the tokens that its rounds emit on average.
         max_waiting: A queue longer than this ends the run as unstable.
         until_s: The run ends at this time at the latest.
     """
@@ -49,5 +52,6 @@ class ServerConfig(Document):
     prefix_caching: bool = True
     pipeline_parallel: int = Field(1, ge=1, le=64)
     hop_s: float = Field(0.0, ge=0)
+    token_s: float = Field(0.0, ge=0, le=1)
     max_waiting: int = Field(100_000, ge=1)
     until_s: float | None = Field(None, gt=0)

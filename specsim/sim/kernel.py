@@ -58,12 +58,13 @@ class Tables(NamedTuple):
     Args:
         context: ``[C]`` nodes of the mean context.
         drafting, verifying: ``[shape, batch - 1, C]`` drafting, and the target's pass on the device.
-        host_s: ``[shape]`` host time of a round.
+        host_s: ``[shape, batch - 1]`` host time of a round.
         least: ``[shape, batch - 1]`` how long the target's pass lasts at least, outside graphs.
-        plain: ``[tokens]`` device time of a pass of so many sequences of one token and hardly any context.
-        tokens, share, keys: Nodes of a pass with prompts: its tokens, the prompts' share of them, mean keys per token.
-        mixed: ``[tokens, share, keys]`` device time of such a pass.
-        prompts: ``[tokens, keys]`` time of the draft model on the prompts' tokens; zero without one.
+        tokens, keys: Nodes of passes with prompts: tokens, and mean keys that each sees.
+        layers: ``[tokens]`` device time of the layers of a pass, attention and logits left out.
+        prompts: ``[tokens, keys]`` device time of a pass of prompts alone.
+        draft_prompts: ``[tokens, keys]`` time of the draft model on them; of shape [1, 1] without one.
+        beside_s: What else changes where prompts share a pass with sequences that decode: its logits are one product.
         step_s: Host time of a step without rounds.
         eager_above, eager_s: Passes with prompts of more tokens run outside graphs, and then last at least so long.
         width: ``[shape]`` tokens that each sequence drafts.
@@ -74,12 +75,12 @@ class Tables(NamedTuple):
     verifying: Floats
     host_s: Floats
     least: Floats
-    plain: Floats
     tokens: Floats
-    share: Floats
     keys: Floats
-    mixed: Floats
+    layers: Floats
     prompts: Floats
+    draft_prompts: Floats
+    beside_s: float
     step_s: float
     eager_above: float
     eager_s: float
@@ -170,32 +171,28 @@ def advance(
             b = num_decoding - 1
             drafting = tables.drafting[shape, b, at - 1] * (1 - part) + tables.drafting[shape, b, at] * part
             verifying = tables.verifying[shape, b, at - 1] * (1 - part) + tables.verifying[shape, b, at] * part
-            host, least = tables.host_s[shape], tables.least[shape, b]
+            host, least = tables.host_s[shape, b], tables.least[shape, b]
         if prompt_tokens > 0:
-            total = tokens + prompt_tokens
-            i0 = min(max(int(np.searchsorted(tables.tokens, total)), 1), len(tables.tokens) - 1)
-            p0 = (total - tables.tokens[i0 - 1]) / (tables.tokens[i0] - tables.tokens[i0 - 1])
-            of_all = prompt_tokens / total
-            i1 = min(max(int(np.searchsorted(tables.share, of_all)), 1), len(tables.share) - 1)
-            p1 = (of_all - tables.share[i1 - 1]) / (tables.share[i1] - tables.share[i1 - 1])
+            if tokens > 0:
+                verifying += tables.beside_s
+            # The layers run on all tokens; attention of prompts is that of a pass of their own.
+            for sign, count in ((1.0, tokens + prompt_tokens), (-1.0, prompt_tokens), (-1.0, tokens)):
+                if count > 0:
+                    i0 = min(max(int(np.searchsorted(tables.tokens, count)), 1), len(tables.tokens) - 1)
+                    p0 = (count - tables.tokens[i0 - 1]) / (tables.tokens[i0] - tables.tokens[i0 - 1])
+                    verifying += sign * (tables.layers[i0 - 1] * (1 - p0) + tables.layers[i0] * p0)
+            i0 = min(max(int(np.searchsorted(tables.tokens, prompt_tokens)), 1), len(tables.tokens) - 1)
+            p0 = (prompt_tokens - tables.tokens[i0 - 1]) / (tables.tokens[i0] - tables.tokens[i0 - 1])
             keys = pairs / prompt_tokens
-            i2 = min(max(int(np.searchsorted(tables.keys, keys)), 1), len(tables.keys) - 1)
-            p2 = (keys - tables.keys[i2 - 1]) / (tables.keys[i2] - tables.keys[i2 - 1])
-            device = 0.0
+            i1 = min(max(int(np.searchsorted(tables.keys, keys)), 1), len(tables.keys) - 1)
+            p1 = (keys - tables.keys[i1 - 1]) / (tables.keys[i1] - tables.keys[i1 - 1])
             for a in range(2):
-                for b in range(2):
-                    for c in range(2):
-                        weight = (p0 if a else 1 - p0) * (p1 if b else 1 - p1) * (p2 if c else 1 - p2)
-                        device += weight * tables.mixed[i0 - 1 + a, i1 - 1 + b, i2 - 1 + c]
-            verifying += device - tables.plain[min(tokens, len(tables.plain) - 1)]
-            least = tables.eager_s if total > tables.eager_above else 0.0
-            if tables.prompts.shape[0] > 1:
-                i0 = min(max(int(np.searchsorted(tables.tokens, prompt_tokens)), 1), len(tables.tokens) - 1)
-                p0 = (prompt_tokens - tables.tokens[i0 - 1]) / (tables.tokens[i0] - tables.tokens[i0 - 1])
-                for a in range(2):
-                    for c in range(2):
-                        weight = (p0 if a else 1 - p0) * (p2 if c else 1 - p2)
-                        drafting += weight * tables.prompts[i0 - 1 + a, i2 - 1 + c]
+                for c in range(2):
+                    weight = (p0 if a else 1 - p0) * (p1 if c else 1 - p1)
+                    verifying += weight * tables.prompts[i0 - 1 + a, i1 - 1 + c]
+                    if tables.draft_prompts.shape[0] > 1:
+                        drafting += weight * tables.draft_prompts[i0 - 1 + a, i1 - 1 + c]
+            least = tables.eager_s if tokens + prompt_tokens > tables.eager_above else 0.0
         end = now + (drafting + max(verifying, least) + host)
         # What came out of it.
         emitted, drafted = 0, 0

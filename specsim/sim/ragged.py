@@ -27,7 +27,8 @@ def ragged_time(tables: Tables, lens: Ints, context: float) -> StepTime:
     high = min(low + 1, len(tables.width) - 1)
     below, above = (round_time(tables, k, batch, context) for k in (low, high))
     verifying = below.verifying + (mean - low) * (above.verifying - below.verifying)
-    return StepTime(drafting, verifying, float(tables.host_s[longest]), above.least if mean > low else below.least)
+    host_s = below.host + (mean - low) * (above.host - below.host)
+    return StepTime(drafting, verifying, host_s, above.least if mean > low else below.least)
 
 
 def view_of(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import inf, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import simpy
 
-from specsim.errors import InputError
+from specsim.errors import InputError, SpecsimError
 from specsim.scenario import Deployment
 from specsim.sim.arrivals import Arrivals, SurvivalOf, chunks_of
 from specsim.sim.config import ServerConfig
@@ -144,14 +144,16 @@ class _Run:
             for n in range(self.replicas * self.lanes)
         ]
         self.routed = self.routing.start()
-        env.process(arrivals.send())
+        env.process(_told(arrivals.send()))
         for server in self.servers:
-            env.process(server.serve())
+            env.process(_told(server.serve()))
         interrupted = False
         try:
             env.run(config.until_s)
         except KeyboardInterrupt:
             interrupted = True
+        except _Wrong as wrong:
+            raise wrong.args[0] from None
         return self._result(interrupted)
 
     def _result(self, interrupted: bool) -> ServingRun:
@@ -226,6 +228,17 @@ class _Run:
         if len(self.refusals) < 100:
             self.refusals[job.number] = why
         self.recorder.write(*job.row(), replica=-1, refused=1)
+
+
+class _Wrong(Exception):
+    """Carries an error out of a process: SimPy makes errors anew from their arguments, which ours are not made of."""
+
+
+def _told(process: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from process
+    except SpecsimError as error:
+        raise _Wrong(error) from error
 
 
 def verdict_of(arrivals: Arrivals, num_inside: int) -> tuple[Verdict, str]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from specsim.acceptance.emitted import check_tree_fits, emitted_distribution
+from specsim.acceptance.emitted import check_tree_fits, emitted_distribution, tokens_per_round
 from specsim.errors import InputError
 from specsim.model import kv_bytes_per_token
 from specsim.scenario import Deployment
@@ -50,7 +50,9 @@ def _tables(deployment: Deployment, shapes: tuple[DraftTree, ...], config: Serve
     slots = -(-config.max_running // lanes)
     tables = step_tables(deployment, Rounds(shapes, slots, most, min(tokens, 2 * most + tokens), has_drafter))
     hops_s = (lanes - 1) * config.hop_s
-    return tables._replace(host_s=tables.host_s + hops_s, step_s=tables.step_s + hops_s)
+    tokens_out = np.array([tokens_per_round(tree, deployment.acceptance) for tree in shapes])
+    host_s = tables.host_s + config.token_s * tokens_out[:, None] * np.arange(1, slots + 1)
+    return tables._replace(host_s=host_s + hops_s, step_s=tables.step_s + hops_s)
 
 
 def rules_of(

@@ -1,10 +1,9 @@
 """Seconds of engine steps, priced before the clock starts: tables over batch, context, drafts and prompt tokens.
 
 A step without prompts is a round, tabulated for every batch and interpolated in the mean context, on which attention
-depends almost linearly. Prompts share the target's pass: such a pass is tabulated over its tokens, the prompts' share
-of them and the mean number of keys that a prompt token sees, beside decoding sequences of hardly any context; a step is
-then its round, with that pass in the place of the same sequences' own. Dense layers run once on all tokens, attention
-is the sum over both kinds of sequences, so that the sum is exact but for the interpolation.
+depends almost linearly. Prompts share the target's pass: dense layers run once on all tokens, attention is the sum over
+both kinds of sequences. So a step with prompts is its round, and a pass of the prompts alone, less the layers of either
+and plus the layers of both.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from specsim.methods.round import Situation, play
 from specsim.scenario import Deployment
 from specsim.sim.kernel import Floats, Tables
 from specsim.tree import DraftTree
-from specsim.work import HostWork, Pass
+from specsim.work import Attention, HostWork, Pass, Role
 
 NODES_PER_OCTAVE: Final = 8
-SHARES: Final = np.array([0.0, 0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0])
 KEYS: Final[Floats] = np.array([2.0**n for n in range(18)])
 LARGEST_CAPTURED: Final = 2048
 """Passes up to here may be padded to a captured size, by a factor whose rounding a sweep with larger ones would see."""
+_LOGITS: Final = ("lm head", "sampling")
 _HARDLY: Final = 1.0
-"""Tokens of context of a decoding sequence beside prompts; none at all would be priced as a prompt."""
+"""Tokens of context of a decoding sequence; none at all would be priced as a prompt."""
 
 
 @dataclass(frozen=True)
@@ -62,33 +61,26 @@ def step_tables(deployment: Deployment, rounds: Rounds) -> Tables:
     tokens = _tokens(rounds.max_tokens)
     keys = KEYS[: int(np.searchsorted(KEYS, rounds.max_context)) + 1]
     captured = int(np.searchsorted(tokens, LARGEST_CAPTURED, side="right"))
-    plain = np.arange(0.0, rounds.max_running * max(tree.num_nodes for tree in rounds.trees) + 1)
-    many = Pass("target", "decode", 1.0, _HARDLY, np.maximum(plain, 1.0)[:, None])
+    layers, head_s = _layers(device, tokens)
     eager_above, eager_s = _eager(deployment)
     drafts_prompts = rounds.has_drafter and deployment.drafting == "autoregressive"
     return Tables(
         context,
         np.stack([part.drafting for part in parts]),
         np.stack([part.verifying for part in parts]),
-        np.array([part.host_s for part in parts]),
+        np.stack([np.full(rounds.max_running, part.host_s) for part in parts]),
         np.stack([part.least for part in parts]) * eager_s,
-        _priced(device, many) * (plain > 0),
         tokens,
-        SHARES,
         keys,
-        np.concatenate([_priced(device, _mixed(part, keys)) for part in np.split(tokens, [captured])]),
-        np.ascontiguousarray(deployment.cost.price(_prompts(tokens, keys)).time_s)
-        if drafts_prompts
-        else np.zeros((1, 1)),
+        layers,
+        _split(device, _prompts("target", tokens, keys), captured),
+        _split(deployment.cost, _prompts("draft", tokens, keys), captured) if drafts_prompts else np.zeros((1, 1)),
+        -head_s,
         float(deployment.cost.price(HostWork("step")).time_s),
         eager_above,
         eager_s,
         np.array([tree.num_drafted for tree in rounds.trees], dtype=np.int64),
     )
-
-
-def _priced(cost: CostModel, work: Pass) -> Floats:
-    return np.ascontiguousarray(cost.price(work).time_s)
 
 
 class _Round(NamedTuple):
@@ -128,28 +120,42 @@ def _is_eager(cost: CostModel, work: Pass) -> Any:
     return cost.engine.is_eager(work)
 
 
-def _mixed(tokens: Floats, keys_seen: Floats) -> Pass:
-    """Passes of prompts beside sequences of one token, shape ``[tokens, share, keys]``."""
-    total, share, keys = tokens[:, None, None], SHARES[None, :, None], keys_seen[None, None, :]
-    prompt = np.maximum(total * share, 1e-9)
-    # One prompt with context before it, or several short ones: whatever sees so many keys in the mean.
-    long = keys >= (prompt + 1) / 2
-    each = np.where(long, np.maximum(prompt, 1.0), np.maximum(2 * keys - 1, 1.0))
-    before = np.where(long, np.maximum(keys - (prompt + 1) / 2, 0.0), 0.0)
-    some = np.broadcast_to(np.where(share > 0, prompt / each, 0.0), before.shape)
-    ones = np.broadcast_to(total * (1 - share), before.shape)
-    new = np.stack([np.ones(before.shape), np.broadcast_to(each, before.shape)], axis=-1)
-    context = np.stack([np.full(before.shape, _HARDLY), before], axis=-1)
-    return Pass("target", "prefill", new, context, np.stack([ones, some], axis=-1))
+def _prompts(role: Role, tokens: Floats, keys: Floats) -> Pass:
+    """Passes of prompts alone, shape ``[tokens, keys]``: one prompt with context before it, or several short ones,
+    whatever sees so many keys in the mean."""
+    prompt, seen = tokens[:, None], keys[None, :]
+    long = seen >= (prompt + 1) / 2
+    each = np.where(long, prompt, np.maximum(2 * seen - 1, 1.0))
+    before = np.where(long, seen - (prompt + 1) / 2, 0.0)
+    return Pass(role, "prefill", each[..., None], before[..., None], (prompt / each)[..., None])
 
 
-def _prompts(tokens: Floats, keys_seen: Floats) -> Pass:
-    """The drafter's pass over prompts, shape ``[tokens, keys]``."""
-    prompt, keys = tokens[:, None], keys_seen[None, :]
-    long = keys >= (prompt + 1) / 2
-    each = np.where(long, prompt, np.maximum(2 * keys - 1, 1.0))
-    before = np.where(long, keys - (prompt + 1) / 2, 0.0)
-    return Pass("draft", "prefill", each[..., None], before[..., None], (prompt / each)[..., None])
+def _split(cost: CostModel, work: Pass, captured: int) -> Floats:
+    """Price a sweep over tokens in two parts, so that rounding in the padded one does not reach past a tile."""
+    shape = (*work.total_new_tokens.shape, 1)
+    new, context, seqs = (np.broadcast_to(v, shape) for v in (work.new_tokens, work.context_tokens, work.num_seqs))
+    parts = [
+        cost.price(Pass(work.role, work.kind, new[rows], context[rows], seqs[rows])).time_s
+        for rows in (slice(captured), slice(captured, None))
+    ]
+    return np.concatenate(parts)
+
+
+def _layers(device: CostModel, tokens: Floats) -> tuple[Floats, float]:
+    """Seconds of the layers without attention and logits, by tokens; and of the logits of one token, which a pass with
+    both kinds of sequences would count twice. A model that is not made of operations has neither apart."""
+    work = Pass("target", "decode", 1.0, _HARDLY, tokens[:, None])
+    if not isinstance(device, PassCost):
+        return np.asarray(device.price(work).time_s), 0.0
+    head, layers = np.zeros(len(tokens)), np.zeros(len(tokens))
+    for part in (tokens <= LARGEST_CAPTURED, tokens > LARGEST_CAPTURED):
+        some = Pass("target", "decode", 1.0, _HARDLY, tokens[part, None])
+        for op, _, cost in device.breakdown(some):
+            if op.name in _LOGITS:
+                head[part] += cost.time_s
+            elif not isinstance(op, Attention):
+                layers[part] += cost.time_s
+    return layers, float(head[0])
 
 
 def _device_only(cost: CostModel) -> CostModel:
@@ -171,7 +177,7 @@ def _eager(deployment: Deployment) -> tuple[float, float]:
 
 
 def _octaves(most: int) -> Floats:
-    """1 to ``most`` and beyond in equal ratios."""
+    """From a few tokens to ``most`` and beyond in equal ratios."""
     octaves = np.arange(0, np.log2(max(most, 2)) + 1 / NODES_PER_OCTAVE, 1 / NODES_PER_OCTAVE)
     return np.unique(np.round(2.0**octaves))[NODES_PER_OCTAVE:]
 
@@ -179,4 +185,4 @@ def _octaves(most: int) -> Floats:
 def _tokens(most: int) -> Floats:
     """Tokens of passes with prompts: both sides of each tile of 64, and of each captured size up to 512."""
     steps = np.concatenate([np.arange(8, 513, 8), np.arange(576, max(most, 1024) + 64, 64)])
-    return np.unique(np.concatenate([[1, 2, 4], steps, steps + 1])).astype(float)
+    return np.unique(np.concatenate([np.arange(1, 65), steps, steps + 1])).astype(float)
