@@ -84,7 +84,7 @@ def gh200_sweep(folder: Path) -> list[Found]:
     for row in published(folder, "SWO-EAGLE"):
         draft_len, clients = int(row["k_or_tree"].split("=")[1]), int(row["batch_size"].split("=")[1])
         rng = np.random.default_rng(0)
-        num = 4 * clients + 40
+        num = max(4 * clients, 250)
         spread = np.sqrt(2 * np.log(563 / 158))
         prompts = np.clip(158 * np.exp(spread * rng.standard_normal(num)), 8, 16_000).astype(int)
         outputs = rng.integers(240, 721, num)
@@ -124,9 +124,9 @@ def summary(found: list[Found]) -> tuple[float, float, float]:
 
 
 def test_draft_length_by_concurrency_on_gh200(data_dir: Path) -> None:
-    """As of writing, in percent: tokens per second -5.5 on average, 6.2 off on average; speed-ups 6.5 off."""
+    """As of writing, in percent: tokens per second -2.5 on average, 3.3 off on average; speed-ups 5.6 off."""
     bias, error, ratio = summary(gh200_sweep(data_dir))
-    assert abs(bias) < 0.09 and error < 0.1 and ratio < 0.1
+    assert abs(bias) < 0.05 and error < 0.06 and ratio < 0.08
 
 
 def test_draft_length_by_batch_and_context_on_h100(data_dir: Path) -> None:
