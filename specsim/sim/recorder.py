@@ -50,7 +50,7 @@ class Recorder:
         columns = {name: [getattr(chunk, name) for chunk in self._chunks] for name in RequestLog.__dataclass_fields__}
         if not self._chunks:
             return _log(self._ints[:0], self._floats[:0])
-        order = np.argsort(np.concatenate(columns["request"]), kind="stable")
+        order = np.unique(np.concatenate(columns["request"]), return_index=True)[1]  # twice at most by an interrupt
         return RequestLog(**{name: np.concatenate(parts)[order] for name, parts in columns.items()})
 
     def _flush(self) -> None:

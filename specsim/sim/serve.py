@@ -163,10 +163,13 @@ class _Run:
         verdict, reason = verdict_of(self.arrivals, sum(len(s.waiting) + s.num_running for s in self.servers))
         if interrupted:
             verdict, reason = "interrupted", "the run was interrupted; its records go as far as it came"
+        requests = self.recorder.finish()
         done, refused, cut = self.recorder.counts
-        assert done + refused + cut == self.arrivals.num_arrived, "requests are lost or made"
+        if interrupted and len(requests):
+            done, refused = int((requests.refused == 0).sum()), int((requests.refused == 1).sum())
+        assert interrupted or done + refused + cut == self.arrivals.num_arrived, "requests are lost or made"
         return ServingRun(
-            requests=self.recorder.finish(),
+            requests=requests,
             steps=self.steps.finish() if self.steps else None,
             verdict=verdict,
             reason=reason,

@@ -121,7 +121,7 @@ class Server:
         slots = r.config.max_running
         self.ints = np.zeros((slots, kernel.NUM_INTS), dtype=np.int64)
         self.floats = np.zeros((slots, kernel.NUM_FLOATS))
-        self.done_ints, self.done_floats = self.ints.copy(), self.floats.copy()
+        self.done_ints, self.done_floats = self.ints - 1, self.floats.copy()
         self.log = np.zeros((_LOGGED if self.steps else 1, kernel.NUM_LOGGED))
         self.free = r.num_blocks
         self.cache = PrefixCache(r.blocks_per_identity)
@@ -299,11 +299,22 @@ class Server:
                 self._leave(finished)
 
     def end(self) -> None:
-        """Write down who is still inside, or waits."""
+        """Write down who is still inside, or waits.
+
+        An interrupt may have come between a stretch and what follows from it: rows that moved up then stand twice, and
+        those that are done stand where they were put last.
+        """
         n = self.num_running
-        self.recorder.write(self.ints[:n], self.floats[:n], self.index, 2)
+        ints = np.concatenate([self.ints[:n], self.done_ints[self.done_ints[:, MISSING] == 0]])
+        floats = np.concatenate([self.floats[:n], self.done_floats[self.done_ints[:, MISSING] == 0]])
+        inside = np.isin(ints[:, REQUEST], np.fromiter(self.jobs, dtype=np.int64))
+        rows = np.flatnonzero(inside)[np.sort(np.unique(ints[inside, REQUEST], return_index=True)[1])]
+        done = ints[rows, MISSING] == 0
+        self.recorder.write(ints[rows[done]], floats[rows[done]], self.index, 0)
+        self.recorder.write(ints[rows[~done]], floats[rows[~done]], self.index, 2)
         for job in self.waiting:
-            self.recorder.write(*job.row(), -1 if job.ints is None else self.index, 2)
+            if job.number not in self.jobs:
+                self.recorder.write(*job.row(), -1 if job.ints is None else self.index, 2)
 
     def _leave(self, finished: int) -> None:
         ints, floats = self.done_ints[:finished], self.done_floats[:finished]

@@ -78,11 +78,13 @@ def closed_loop(asked: Deployment, draft_len: int, clients: int, prompts: Any, o
     return serve(asked, requests, control=FixedDraftLen(draft_len), config=config)
 
 
-def gh200_sweep(folder: Path) -> list[Found]:
+def gh200_sweep(folder: Path, lengths: tuple[int, ...] = (1, 3, 5)) -> list[Found]:
     """Apertus 8B, shaped much like Llama: draft length by concurrency, chat prompts (mean 563, median 158 tokens)."""
     found, plain = [], dict[int, float]()
     for row in published(folder, "SWO-EAGLE"):
         draft_len, clients = int(row["k_or_tree"].split("=")[1]), int(row["batch_size"].split("=")[1])
+        if draft_len not in lengths:
+            continue
         rng = np.random.default_rng(0)
         num = max(4 * clients, 250)
         spread = np.sqrt(2 * np.log(563 / 158))
@@ -124,8 +126,9 @@ def summary(found: list[Found]) -> tuple[float, float, float]:
 
 
 def test_draft_length_by_concurrency_on_gh200(data_dir: Path) -> None:
-    """As of writing, in percent: tokens per second -2.5 on average, 3.3 off on average; speed-ups 5.6 off."""
-    bias, error, ratio = summary(gh200_sweep(data_dir))
+    """As of writing, in percent: tokens per second -2.5 on average, 3.3 off on average; speed-ups 5.6 off, over draft
+    lengths 1, 3 and 5, of which one is played here."""
+    bias, error, ratio = summary(gh200_sweep(data_dir, lengths=(3,)))
     assert abs(bias) < 0.05 and error < 0.06 and ratio < 0.08
 
 
