@@ -13,8 +13,9 @@ import numpy as np
 import simpy
 
 from specsim.errors import InputError
+from specsim.sim.jobs import Job
 from specsim.sim.kernel import Floats, Ints
-from specsim.sim.server import Job, Server
+from specsim.sim.server import Server
 from specsim.workload.requests import Requests
 
 _SAMPLES: Final = 512

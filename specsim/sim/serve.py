@@ -14,11 +14,12 @@ from specsim.errors import InputError, SpecsimError
 from specsim.scenario import Deployment
 from specsim.sim.arrivals import Arrivals, SurvivalOf, chunks_of
 from specsim.sim.config import ServerConfig
+from specsim.sim.jobs import Job, Rules
 from specsim.sim.kernel import Tables
 from specsim.sim.policies import Admission, Arriving, DraftControl, Replicas, Routing
 from specsim.sim.policies.basic import FirstCome, RoundRobin
 from specsim.sim.recorder import Recorder, Sink, StepRecorder
-from specsim.sim.server import Job, Rules, Server
+from specsim.sim.server import Server
 from specsim.sim.setup import rules_of, shapes_of
 from specsim.tree import DraftTree
 from specsim.workload.log import RequestLog, StepLog

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import inf, nan
-from typing import Any, NamedTuple
+from math import nan
+from typing import Any
 
 import numpy as np
 import simpy
 
 from specsim.errors import InputError
 from specsim.sim import kernel
-from specsim.sim.config import ServerConfig
-from specsim.sim.kernel import BLOCKS, CONTEXT, FULL, MISSING, OUT, PROMPT, REQUEST, TODO, Floats, Ints, Limits, Tables
+from specsim.sim.jobs import Job, Rules, columns_of
+from specsim.sim.kernel import BLOCKS, CONTEXT, FULL, MISSING, OUT, PROMPT, REQUEST, TODO, Ints
 from specsim.sim.kv import PrefixCache
-from specsim.sim.policies import Admission, DraftControl, StepView, Waiting
+from specsim.sim.policies import DraftControl, StepView
 from specsim.sim.policies.basic import FirstCome
 from specsim.sim.ragged import ragged_time, view_of
 from specsim.sim.recorder import Recorder, StepRecorder
@@ -24,68 +24,6 @@ from specsim.sim.recorder import Recorder, StepRecorder
 _STRETCH = 1 << 40
 _LOGGED = 1024
 _NOTHING = np.zeros((0, kernel.NUM_INTS), dtype=np.int64)
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A request on its way through a server, as it came or as it was when it lost its place."""
-
-    number: int
-    arrival_s: float
-    prompt_tokens: int
-    output_tokens: int
-    key: int
-    session: int = -1
-    prefix: tuple[int, ...] = ()
-    priority: float = 0.0
-    ttft_slo_s: float = inf
-    tpot_slo_s: float = inf
-    survival: Floats | None = None
-    ints: Ints | None = None
-    floats: Floats | None = None
-
-    def row(self) -> tuple[Ints, Floats]:
-        """Its rows of state, ``[1, columns]``, as of one that is not inside."""
-        if self.ints is not None and self.floats is not None:
-            return self.ints[None], self.floats[None]
-        ints = np.zeros((1, kernel.NUM_INTS), dtype=np.int64)
-        ints[0, [REQUEST, PROMPT, MISSING]] = self.number, self.prompt_tokens, self.output_tokens
-        return ints, np.array([[self.arrival_s, nan, nan, nan, nan, self.tpot_slo_s]])
-
-
-class Rules(NamedTuple):
-    """What all replicas of a deployment share.
-
-    Args:
-        config: As the user said it.
-        tables: Seconds of steps.
-        limits: Of a step.
-        num_blocks: Blocks of KV memory of a replica.
-        survival: ``[shape, depth]`` of requests that have none of their own.
-        admission, control: The policies.
-        blocks_per_identity: Blocks of KV memory behind one identity of a prefix.
-        drops_last: Whether the last block of a prefix that is found is computed again, for a drafter's sake.
-        longest_draft: Most tokens that a sequence drafts in a round.
-        advance: ``kernel.advance`` or its like.
-        by_step: Whether every engine step is an event of its own.
-        swap_s_per_token: Of moving cache to the host or back.
-        checks: Whether blocks are counted anew after each stretch.
-    """
-
-    config: ServerConfig
-    tables: Tables
-    limits: Limits
-    num_blocks: int
-    survival: Floats
-    admission: Admission
-    control: DraftControl
-    blocks_per_identity: int
-    drops_last: bool
-    longest_draft: int
-    advance: Callable[..., Any]
-    by_step: bool
-    swap_s_per_token: float
-    checks: bool
 
 
 @dataclass(eq=False)
@@ -227,7 +165,7 @@ class Server:
         if not jobs:
             return False
         placed = set()
-        for index in self.rules.admission.order(_columns(jobs), self.clock_s).tolist():
+        for index in self.rules.admission.order(columns_of(jobs), self.clock_s).tolist():
             full = self.num_running >= self.rules.config.max_running or self.pending >= self.rules.limits.token_budget
             if full or not self._place(jobs[index]):
                 break
@@ -397,17 +335,6 @@ class Server:
         whole = rows[:, TODO] == 0
         assert (rows[whole, CONTEXT] == rows[whole, PROMPT] + rows[whole, OUT] - 1).all(), "tokens are lost or made"
         assert (rows[:, BLOCKS] * self.rules.limits.block_tokens >= rows[:, CONTEXT]).all(), "a context without memory"
-
-
-def _columns(jobs: list[Job]) -> Waiting:
-    return Waiting(
-        arrival_s=np.array([job.arrival_s for job in jobs]),
-        prompt_tokens=np.array([job.prompt_tokens for job in jobs]),
-        output_tokens=np.array([job.output_tokens if job.ints is None else job.ints[MISSING] for job in jobs]),
-        priority=np.array([job.priority for job in jobs]),
-        ttft_slo_s=np.array([job.ttft_slo_s for job in jobs]),
-        num_preempted=np.array([0 if job.ints is None else job.ints[kernel.PREEMPTED] for job in jobs]),
-    )
 
 
 def _checked(length: Any, shapes: int, control: DraftControl) -> int:

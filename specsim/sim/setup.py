@@ -13,11 +13,11 @@ from specsim.model import kv_bytes_per_token
 from specsim.scenario import Deployment
 from specsim.sim import arrays, kernel
 from specsim.sim.config import ServerConfig
+from specsim.sim.jobs import Rules
 from specsim.sim.kernel import Floats, Limits, Tables
 from specsim.sim.kv import num_blocks
 from specsim.sim.policies import Admission, DraftControl
 from specsim.sim.ragged import view_of_nobody
-from specsim.sim.server import Rules
 from specsim.sim.step_times import Rounds, step_tables
 from specsim.tree import DraftTree
 
