@@ -2,8 +2,8 @@
 
 Not blind: the host's time of a step comes from the plain one-sequence row of the GH200 study, the cost of launching
 layers beyond captured sizes from its profile of forwards, ``TOKEN_S`` from its plain rows; that this time is charged
-per token and not per sequence was chosen after seeing the speculative ones, and so was leaving prompts out of the rows of 8,192
-tokens on H100, which are as far off in plain decoding.
+per token and not per sequence was chosen after seeing the speculative ones, and so was leaving prompts out of the
+rows of 8,192 tokens on H100, which are as far off in plain decoding.
 """
 
 from __future__ import annotations
