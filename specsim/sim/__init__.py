@@ -1,5 +1,6 @@
 """What happens over time: requests and engine steps on a simulated clock, written as the executor writes its rounds.
 
-``replica`` is one model server; ``closed_loop`` keeps it busy. Arrivals, routing and other loads are processes beside
-them that append to a replica's ``waiting``; admission and draft control are questions that a replica would ask.
+``serve`` plays arrivals out on replicas that admit, batch, speculate and run out of memory: a ``server`` is a process,
+its steps are computed by ``kernel`` (or ``arrays``) from the tables of ``step_times``, its decisions are ``policies``.
+``replica`` and ``closed_loop`` are the small simulator of one draft tree, whose rounds are records like the executor's.
 """

@@ -66,7 +66,7 @@ class StepView:
         survival: ``[N, D]`` probability that at least so many of a request's draft tokens (1, ..., D) are kept, as a
             perfectly calibrated drafter would know it.
         would_accept: ``[N]`` how many of D draft tokens will be kept in this round: for oracles alone.
-        time_s: Seconds of the step for a draft length, one for all or one per request; prompts of the step included.
+        time_s: Seconds of the step for a draft length, one for all or one per request; without its prompts.
     """
 
     now_s: float
