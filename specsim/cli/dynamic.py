@@ -108,8 +108,8 @@ def oracle(deployment: Deployment, table: DynamicTable) -> dict[str, float]:
     """Rates of rounds sized by who knows the target's law: of the drafter's candidates, and of the target's own."""
     import numpy as np
 
-    from specsim.search.dynamic_oracle import Knows, hindsight
-    from specsim.search.tune import level_costs, verify_costs
+    from specsim.search.dynamic_oracle import Knows, hindsight, level_costs
+    from specsim.search.tune import verify_costs
 
     limits, batch = deployment.scenario.search, deployment.scenario.workload.batch
     verify = verify_costs(deployment, limits.max_nodes)

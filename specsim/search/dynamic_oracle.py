@@ -10,7 +10,7 @@ that this earns. Source: Dinkelbach 1967.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,8 +21,12 @@ from specsim.decoding import BestFirst, DraftState, TokenTree
 from specsim.decoding.arrays import depths, path_probs, pick
 from specsim.decoding.rules.follow import follow
 from specsim.errors import InputError
+from specsim.methods.round import play
+from specsim.scenario import Deployment
 from specsim.search.dynamic_text import CHUNK, Pool, Texts, grown, visits, written
 from specsim.search.dynamic_totals import NUM_STARTS, WARM_ROOTS
+from specsim.tree import DraftTree
+from specsim.work import Pass
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -139,3 +143,14 @@ def _sorted(tree: TokenTree, probs: Floats, texts: Ints) -> tuple[Floats, Ints, 
     is_kept[rows[:, None], np.where(kept.path >= 0, kept.path, -1)] = 1
     emitted = np.cumsum(np.take_along_axis(is_kept[:, :-1], order, axis=1), axis=1)
     return np.cumsum(values, axis=1), deepest, emitted.astype(np.int64)
+
+
+def level_costs(deployment: Deployment, max_depth: int) -> Floats:
+    """Seconds that each level of drafting takes at least: one node wide, one pending token, ``[depth - 1]``."""
+    costs: list[float] = []
+    for depth in range(1, max_depth + 1):
+        work = play(DraftTree.chain(depth), replace(deployment.at, pending_tokens=[1.0]), deployment.drafting)
+        drafting = [w for w in work if (isinstance(w, Pass) and w.role == "draft") or getattr(w, "kind", "") == "draft"]
+        spent = sum(float(np.max(deployment.cost.price(w).time_s)) for w in drafting)
+        costs.append(spent - sum(costs))
+    return np.array(costs)
