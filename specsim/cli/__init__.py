@@ -22,6 +22,7 @@ from specsim.cli import (
     export,
     generate,
     hardware,
+    imports,
     limits,
     methods,
     model,
@@ -72,6 +73,7 @@ for command in (
     replay.replay,
 ):
     app.command()(command)
+app.command("import")(imports.imports)  # the word is Python's own
 
 # Typer's own complaints (an unknown option, a missing argument). Its releases take this base from different places.
 _UsageProblem: Final[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
