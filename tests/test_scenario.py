@@ -221,7 +221,7 @@ def test_a_wrong_change_is_refused(changes: dict[str, Any], line: str) -> None:
         # 70.6e9 parameters of 2 bytes on a device of 24 GiB x 0.9
         (
             {"llama-3.1-8b": "llama-3.1-70b", "jetson-agx-orin-64gb": "rtx-4090"},
-            "memory: needs 141 GB per device (target weights 141 GB, target kv 336 MB), limit 23.2 GB (90% of the device)",
+            "141 GB per device (target weights 141 GB, target kv 336 MB), limit 23.2 GB (90% of the device)",
         ),
         ({"batch = 1": "batch = 4096"}, "memory: needs"),
     ],
