@@ -108,35 +108,51 @@ class FittedProcess(Document):
     conditions: tuple[tuple[float, bool], ...]
 
 
-def fit_records(recorded: Sequence[Recorded], start: TokenProcess | None = None) -> FittedProcess:
+def fit_records(
+    recorded: Sequence[Recorded], start: TokenProcess | None = None, *, num_possible: int = NUM_POSSIBLE
+) -> FittedProcess:
     """The process under which these rounds, of one drafter and target, are most usual.
 
     Args:
         recorded: One entry for each tree.
         start: What is not fitted (candidates, vocabulary, share of easy text).
+        num_possible: See :func:`fit`.
 
     Raises:
         InputError: for no rounds, or rounds of another tree.
     """
     if not recorded:
         raise InputError("records", "must hold at least one round of each tree", 0)
-    return fit([seen_records(part) for part in recorded], start)
+    return fit([seen_records(part) for part in recorded], start, num_possible=num_possible)
 
 
 def fit_profile(
-    profile: AcceptanceProfile, temperature: float, *, sampled: bool, start: TokenProcess | None = None
+    profile: AcceptanceProfile,
+    temperature: float,
+    *,
+    sampled: bool,
+    start: TokenProcess | None = None,
+    num_possible: int = NUM_POSSIBLE,
 ) -> FittedProcess:
     """The process for a table alone; what that does not tell (confidence, persistence) is the prior's."""
-    return fit([seen_profile(profile, temperature, sampled=sampled)], start)
+    return fit([seen_profile(profile, temperature, sampled=sampled)], start, num_possible=num_possible)
 
 
-def fit(seen: Sequence[Seen], start: TokenProcess | None = None, priors: Mapping[str, Prior] = PRIORS) -> FittedProcess:
+def fit(
+    seen: Sequence[Seen],
+    start: TokenProcess | None = None,
+    priors: Mapping[str, Prior] = PRIORS,
+    *,
+    num_possible: int = NUM_POSSIBLE,
+) -> FittedProcess:
     """The process under which all this, of one drafter, target and kind of text, is most usual.
 
     Args:
         seen: What was measured, in as many forms and of as many trees as there are.
         start: What is not fitted (candidates, vocabulary, share of easy text).
         priors: What is usual; ``OWN_MODEL`` where the drafter is a model of its own.
+        num_possible: How many processes to find that the data leave possible, which takes most of the time; none where
+            the best alone is wanted.
 
     >>> from specsim.acceptance.process_seen import seen_survival
     >>> found = fit([seen_survival([0.8, 0.66, 0.55], num_rounds=5000)])
@@ -167,7 +183,7 @@ def fit(seen: Sequence[Seen], start: TokenProcess | None = None, priors: Mapping
     found = least_squares(residuals, centre, jac=jacobian, bounds=bounds, xtol=1e-3, ftol=1e-3, max_nfev=15)
     slopes = np.asarray(found.jac, dtype=float)
     misfit = float(np.mean(found.fun[: len(values)] ** 2))
-    logs = np.stack(list(_possible(residuals, found.x, slopes, max(1.0, misfit))))
+    possible = _possible(residuals, found.x, slopes, max(1.0, misfit), num_possible)
     # Curvature at the best, against that of the priors alone.
     left = np.sqrt(np.diag(np.linalg.inv(slopes.T @ slopes))) / spread
     told = np.clip(1 - left, 0, 1)
@@ -177,7 +193,7 @@ def fit(seen: Sequence[Seen], start: TokenProcess | None = None, priors: Mapping
     num_free = max(1.0, len(values) - float((1 - left**2).sum()))
     return FittedProcess(
         process=_process(found.x, start, priors),
-        possible=tuple(_process(one, start, priors) for one in logs),
+        possible=tuple(_process(one, start, priors) for one in possible),
         moments=tuple(Moment(name=n, observed=o, sd=s, fitted=f) for n, o, s, f in rows),
         num_rounds=sum(s.num_rounds for s in seen),
         num_requests=None if None in (numbers := [s.num_requests for s in seen]) else max(n for n in numbers if n),
@@ -220,7 +236,7 @@ def _laws(process: TokenProcess, seen: Sequence[Seen]) -> list[StaticRounds]:
     return [played(process, one.tree, means[one.temperature, one.sampled], weights) for one in seen]
 
 
-def _possible(residuals: Callable[[Array], Array], best: Array, jac: Array, scale: float) -> Iterator[Array]:
+def _possible(residuals: Callable[[Array], Array], best: Array, jac: Array, scale: float, num: int) -> Iterator[Array]:
     """Points of the posterior: what would be best had the data, and the priors, erred otherwise.
 
     Each is sought by Gauss-Newton steps from the best, all with its Jacobian, halved where they overshoot. Errors count
@@ -230,7 +246,7 @@ def _possible(residuals: Callable[[Array], Array], best: Array, jac: Array, scal
     rng = np.random.default_rng(0)
     solve = np.linalg.pinv(jac)
     at_best = residuals(best)
-    for _ in range(NUM_POSSIBLE):
+    for _ in range(num):
         shift = np.sqrt(scale) * rng.standard_normal(len(at_best))
         here, left, share = best, at_best + shift, 1.0
         for _ in range(NUM_STEPS):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from specsim.acceptance.process import NUM_NODE_TYPES, Float, TokenProcess, laws_of_types, node_types
 from specsim.acceptance.process_greedy import greedy_accept
-from specsim.decoding import outcome, sample_children
+from specsim.decoding import sample_children
+from specsim.decoding.rules.rejection import accept_prob_and_residual
 from specsim.errors import InputError
 from specsim.tree import DraftTree
 
@@ -209,11 +210,13 @@ def _drawn(draft: Float, target: Float, num_ranks: int, temperature: float) -> t
     ours, theirs = (np.pad(law, ((0, 0), (0, 2))) for law in (draft, target))
     ours[:, -2], theirs[:, -1] = 1 - draft.sum(-1), 1 - target.sum(-1)
     uniforms = np.random.default_rng(0).random((len(draft), num_ranks), dtype=np.float32)
-    tokens = np.pad(sample_children(np.maximum(ours, 0), uniforms), ((0, 0), (1, 0)))
-    parents = np.broadcast_to(np.array([-1] + [0] * num_ranks), tokens.shape)
-    laws = (np.repeat(law[:, None], num_ranks + 1, axis=1) for law in (ours, theirs))
-    accept = outcome("recursive_rejection", parents, tokens, *laws).accept_probs
-    return np.asarray(accept[:, 1:].mean(axis=0, dtype=float)), moments
+    tokens = sample_children(np.maximum(ours, 0), uniforms)
+    refused, accepted = np.ones_like(uniforms[:, 0]), []
+    for token in tokens.T:
+        accept, theirs, ours = accept_prob_and_residual(theirs, ours, token)
+        accepted.append((refused * accept).mean(dtype=float))
+        refused = refused * (1 - accept)
+    return np.array(accepted), moments
 
 
 def _moments(*values: Float) -> Array:

@@ -94,7 +94,7 @@ def kept_table(deployment: Deployment, file: Path | None, requests: int, seed: i
         if (table.note, table.temperature) != (note, temperature):
             raise InputError("--table", "must hold rounds of this acceptance, temperature and search", file.name)
         return table
-    process = fit_profile(profile, temperature, sampled=False).process
+    process = fit_profile(profile, temperature, sampled=False, num_possible=0).process
     gate = train_gate(process, temperature, limits.max_depth, 24, seed + 1)
     grid = dynamic_grid(limits.max_nodes, limits.max_depth, gate)
     played = tuned_table(process, grid, temperature, limits.max_nodes, limits.max_depth, requests, seed)

@@ -48,7 +48,7 @@ def fitted(recorded: Recorded, temperature: float, key: Key, vocab_size: int, *,
     tree, nodes = _near_root(recorded.tree, *(NEAR_SAMPLED if sampled else NEAR_TOP))
     records = [_pruned(one, nodes) for one in recorded.records]
     if grows:
-        return fit_records([Rounds(tree, records, temperature, sampled)], start).process
+        return fit_records([Rounds(tree, records, temperature, sampled)], start, num_possible=0).process
     return _matched(start, tree, float(np.mean([one.num_emitted for one in records])), temperature, sampled)
 
 
