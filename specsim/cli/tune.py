@@ -142,7 +142,7 @@ def show_tuning(deployment: Deployment, tuning: Tuning, exports: list[EngineAnsw
     words = "configuration,tokens/round,draft,verify,host,speed-up,90 % interval,tokens/s,bound,USD/Mtoken"
     columns = words.split(",") if plain.usd_per_million_tokens else words.split(",")[:-1]
     rows = [_row(e)[: len(columns)] for e in shown]
-    show(table(title, columns, rows, _verdict(tuning)))
+    show(table(title, columns, rows, _verdict(tuning, "recorded paths" if _is_counted(deployment) else "")))
     if tuning.infeasible:
         show(table("Infeasible", ("configuration", "why"), _by_reason(tuning.infeasible)))
     show(f"Acceptance: {deployment.acceptance.source}")
@@ -156,7 +156,7 @@ def show_export(answer: EngineAnswer) -> None:
     """The command, what it gives up, and what to know."""
     from specsim.report import show
 
-    show(f"\n{answer.export.engine} {answer.export.version}: {answer.chosen.tree.label}")
+    show(f"\n{answer.export.engine} {answer.export.version}: {answer.chosen.label}")
     if answer.refused:
         show(f"  not the best ({answer.refused}); this gives up {answer.loss:.1%} of its rate")
     show(f"  {answer.export.command}")
@@ -202,9 +202,17 @@ def _shape(e: Estimate) -> str:
     return e.tree.label if e.tree.is_chain else f"{e.tree.label} ({widths})"
 
 
-def _verdict(tuning: Tuning) -> str:
+def _is_counted(deployment: Deployment) -> bool:
+    """Whether acceptance is known of recorded paths alone."""
+    from specsim.acceptance.trie import PathTrie
+
+    return isinstance(deployment.acceptance, PathTrie)
+
+
+def _verdict(tuning: Tuning, of: str) -> str:
     best = tuning.best
-    said = f"Best: {best.tree.label}. No other chain or tree that fits is more than {tuning.gap:.1%} faster."
+    which = f"chain or tree of {of}" if of else "chain or tree"
+    said = f"Best: {best.tree.label}. No other {which} that fits is more than {tuning.gap:.1%} faster."
     simplest = min(tuning.tied, key=lambda e: e.tree.num_drafted)
     if simplest is not best:
         said += f" {simplest.tree.label} is within 1 % of it and simpler."
@@ -220,6 +228,12 @@ def as_answer(deployment: Deployment, tuning: Tuning, exports: list[EngineAnswer
         "scenario": deployment.scenario,
         "best": estimate_as_json(tuning.best),
         "gap": tuning.gap,
+        "certificate": {
+            "chains": "scan",
+            "trees": tuning.kind,
+            "bound_tokens_per_s": tuning.rate_bound,
+            "of": "recorded paths" if _is_counted(deployment) else "all paths",
+        },
         "ranked": [estimate_as_json(e) for e in tuning.ranked],
         "infeasible": [{"configuration": i.tree.label, "reason": i.reason} for i in tuning.infeasible],
         "acceptance": {
@@ -231,7 +245,9 @@ def as_answer(deployment: Deployment, tuning: Tuning, exports: list[EngineAnswer
             {
                 "engine": a.export.engine,
                 "version": a.export.version,
-                "configuration": a.chosen.tree.label,
+                "configuration": a.chosen.label,
+                "tokens_per_s": a.chosen.tokens_per_s,
+                "is_estimate": a.chosen.is_estimate,
                 "command": a.export.command,
                 "config": a.export.config,
                 "files": a.export.files,

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from specsim.acceptance.trie import by_rank
-from specsim.engines.answer import export_best
+from specsim.engines.answer import export_of
 from specsim.engines.diagnose import rate_ratio_draws, with_acceptance
 from specsim.engines.imports.observation import Observation, merged
 from specsim.engines.learn import LearnedState, learn, posterior
@@ -16,7 +16,7 @@ from specsim.engines.plan import Export
 from specsim.errors import InputError
 from specsim.estimate import LEVEL, Estimate, predict
 from specsim.scenario import Scenario, resolve
-from specsim.search.tune import Tuning, tune
+from specsim.search.tune import tune
 from specsim.tree import DraftTree
 
 LEAST_GAIN: Final = 0.02
@@ -90,7 +90,6 @@ def retune(
     chosen = best if changed else before
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - 1 if changed else (0.0, 0.0)
     factor = float(np.exp(state.log_time[0])) if state.log_time[1] else None
-    only = Tuning([chosen], [], tuning.rate_bound, tuning.tree_rates)
     return Retuning(
         state=state.model_copy(update={"draft_len": chosen.tree.num_drafted}),
         told=told,
@@ -103,5 +102,5 @@ def retune(
         best_gain=best_gain,
         regret_removed=float(np.mean(draws)) - 1 if changed else 0.0,
         time_factor=factor,
-        exports=tuple(export_best(now, only, use).export for use in scenario.export),
+        exports=tuple(export_of(now, use, chosen.tree) for use in scenario.export),
     )
