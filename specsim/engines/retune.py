@@ -66,14 +66,16 @@ def retune(
         state: What was learned before.
         observations: New evidence.
         mark: Its fingerprint: evidence that was seen before changes nothing.
-        draft_len: Of the configuration in use, where neither state nor evidence tells.
+        draft_len: Of the configuration in use, where neither new evidence nor state tells: what a server shows that it
+            drafts is what it runs, whatever it was told.
 
     Raises:
         InputError: where the draft length in use is nowhere to be found.
         InfeasibleError: where the deployment does not fit.
     """
     seen = merged(observations)
-    length = state.draft_len if state.draft_len is not None else (draft_len or seen.draft_len)
+    shown = None if mark in state.seen else seen.draft_len
+    length = next((known for known in (shown, state.draft_len, draft_len, seen.draft_len) if known is not None), None)
     if length is None:
         raise InputError("draft_len", "must be given: neither the state nor the engine's output tells it")
     running = round(seen.num_running) if seen.num_running else scenario.workload.batch
