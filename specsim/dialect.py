@@ -75,6 +75,7 @@ class Dialect(Document):
         captured_batches: Rule for captured graph sizes that a schedule's batch size is rounded up to, as
             ``(first, last, step)``; empty when the schedule is read at the exact batch size.
         draft_tensor_parallel: ``target`` (the draft is always sharded like its target), ``one_or_target``, or ``one``.
+        max_batch: Most sequences at once with which it speculates; None: any number.
         confidence_stop: Drafters that may stop at the first token that they give less than some probability.
         synthetic: What can be made of draft tokens whatever they say: ``rates`` by position, a mean ``length``, or
             ``none``.
@@ -93,6 +94,7 @@ class Dialect(Document):
     counts_root: bool
     captured_batches: tuple[tuple[int, int, int], ...] = ()
     draft_tensor_parallel: Literal["target", "one_or_target", "one"]
+    max_batch: int | None = None
     confidence_stop: tuple[DrafterKind, ...] = ()
     synthetic: Literal["rates", "length", "none"] = "none"
     source: str
@@ -251,6 +253,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = tuple(
             "schedule": "none",
             "counts_root": False,
             "draft_tensor_parallel": "one",
+            "max_batch": 1,
             "confidence_stop": ("draft_model",),
             "source": "transformers/generation of the 5.23.0 wheel, read and run",
         },

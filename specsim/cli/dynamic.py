@@ -75,30 +75,55 @@ def check_drafts(deployment: Deployment) -> None:
 
 def kept_table(deployment: Deployment, file: Path | None, requests: int, seed: int) -> DynamicTable:
     """The rounds from the file, or played now and kept there."""
+    if file is not None and file.exists():
+        return checked_table(deployment, file)
+    return _played(deployment, file, requests, seed)
+
+
+def checked_table(deployment: Deployment, file: Path, option: str = "--table") -> DynamicTable:
+    """The rounds from a file. Raises InputError where they are of another acceptance, temperature or search."""
+    from specsim.errors import InputError
+    from specsim.search.dynamic_table import load_table
+
+    _check_suffix(file, option)
+    table = load_table(file)
+    if (table.note, table.temperature) != (_note(deployment), deployment.scenario.workload.temperature):
+        raise InputError(option, "must hold rounds of this acceptance, temperature and search", file.name)
+    return table
+
+
+def _check_suffix(file: Path, option: str) -> None:
+    from specsim.errors import InputError
+
+    if file.suffix != ".npz":
+        raise InputError(option, "must be an .npz file", file.name)
+
+
+def _note(deployment: Deployment) -> str:
+    """What the rounds of a table belong to."""
+    from specsim.acceptance.trie import by_rank
+
+    profile, limits = by_rank(deployment.acceptance), deployment.scenario.search
+    return f"{profile.source}; {limits.max_nodes} nodes, depth {limits.max_depth}; {profile.accept_prob.tolist()}"
+
+
+def _played(deployment: Deployment, file: Path | None, requests: int, seed: int) -> DynamicTable:
     from dataclasses import replace
 
     from specsim.acceptance.process_fit import fit_profile
     from specsim.acceptance.trie import by_rank
-    from specsim.errors import InputError
     from specsim.search.dynamic import dynamic_grid, tuned_table
     from specsim.search.dynamic_gate import train_gate
-    from specsim.search.dynamic_table import load_table
 
     s, profile = deployment.scenario, by_rank(deployment.acceptance)
     temperature, limits = s.workload.temperature, s.search
-    note = f"{profile.source}; {limits.max_nodes} nodes, depth {limits.max_depth}; {profile.accept_prob.tolist()}"
-    if file is not None and file.suffix != ".npz":
-        raise InputError("--table", "must be an .npz file", file.name)
-    if file is not None and file.exists():
-        table = load_table(file)
-        if (table.note, table.temperature) != (note, temperature):
-            raise InputError("--table", "must hold rounds of this acceptance, temperature and search", file.name)
-        return table
+    if file is not None:
+        _check_suffix(file, "--table")
     process = fit_profile(profile, temperature, sampled=False, num_possible=0).process
     gate = train_gate(process, temperature, limits.max_depth, 24, seed + 1)
     grid = dynamic_grid(limits.max_nodes, limits.max_depth, gate)
     played = tuned_table(process, grid, temperature, limits.max_nodes, limits.max_depth, requests, seed)
-    played = replace(played, note=note)
+    played = replace(played, note=_note(deployment))
     if file is not None:
         played.save(file)
     return played

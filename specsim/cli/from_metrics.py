@@ -30,6 +30,8 @@ def tune_from_metrics(
 
     if out is not None and not out.is_dir():
         raise InputError("out", "must be a folder that exists", str(out))
+    if state is not None and not state.parent.is_dir():
+        raise InputError("state", "must be in a folder that exists", str(state))
     known = LearnedState(scenario=scenario.name) if state is None else load_state(state, scenario.name)
     mark = fingerprint(*files, *([before] if before else []))
     found = retune(scenario, known, observed_in(files, before), mark, draft_len)
@@ -83,11 +85,10 @@ def show_retuning(found: Retuning) -> None:
 
 
 def _write(found: Retuning, out: Path) -> None:
+    from specsim.engines.learn import replace_file
+
     for export in found.exports:
         path = out / f"{export.engine}.json"
         text = json.dumps(export.model_dump(), indent=2, sort_keys=True) + "\n"
-        try:
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError("out", f"can not be written ({error.strerror or error})", str(path)) from None
+        if not path.is_file() or path.read_bytes() != text.encode():
+            replace_file(path, text, "out")

@@ -69,20 +69,25 @@ def robust(
 
 def _with_dynamic(deployment: Deployment, trees: list[DraftTree], file: Path, draws: int, seed: int) -> RateDraws:
     """Draws of the trees, and of the best policies that grow by confidence."""
+    from contextlib import suppress
+
     import numpy as np
 
+    from specsim.acceptance.emitted import check_tree_fits
     from specsim.cli.dynamic import check_drafts, kept_table
     from specsim.decoding import StaticTree
+    from specsim.errors import InputError
     from specsim.search.dynamic import tune_dynamic
     from specsim.search.robust_draws import rate_draws
     from specsim.search.robust_dynamic import with_dynamic
 
     check_drafts(deployment)
     tuning = tune_dynamic(deployment, kept_table(deployment, file, TEXTS, 0))
-    static, profile = tuning.table.policies[tuning.static], deployment.acceptance
+    static = tuning.table.policies[tuning.static]
     assert isinstance(static, StaticTree)
     rng = np.random.default_rng(seed)
-    if static.tree.depth <= profile.max_depth and max(static.tree.ranks) < profile.max_ranks:
+    with suppress(InputError):  # a tree that acceptance does not speak of is no candidate
+        check_tree_fits(static.tree, deployment.acceptance)
         trees = list(dict.fromkeys([*trees, static.tree]))
     return with_dynamic(rate_draws(deployment, trees, rng, draws), trees, tuning, NUM_DYNAMIC, rng)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specsim.cli.observed import Before, DraftInUse
 from specsim.cli.output import AsJson, print_json
+from specsim.errors import InputError
 
 if TYPE_CHECKING:
     from specsim.engines.answer import EngineAnswer
     from specsim.estimate import Estimate
     from specsim.scenario import Deployment, EngineUse, Scenario
+    from specsim.search.dynamic_beside import Beside
     from specsim.search.explain import Explanation
     from specsim.search.expressible import EngineBest
     from specsim.search.tune import Infeasible, Tuning
@@ -24,6 +28,13 @@ Context = Annotated[int | None, typer.Option(help="Tokens behind each sequence, 
 Hardware = Annotated[str | None, typer.Option(help="Device, instead of the scenario's.")]
 Devices = Annotated[int | None, typer.Option("--tp", help="Devices that share the target, instead of the scenario's.")]
 Top = Annotated[int, typer.Option(min=1, help="Rows to print.")]
+Dynamic = Annotated[
+    Path | None,
+    typer.Option(
+        help="Rank trees that grow by confidence, too: rounds of `specsim dynamic --table` in this .npz file."
+    ),
+]
+Rows = Annotated[int | None, typer.Option("--top", min=1, help="Rows to print; 10 where left out.")]
 Price = Annotated[float | None, typer.Option(help="USD per device and hour, instead of the scenario's.")]
 Plot = Annotated[Path | None, typer.Option(help="Also draw it: a .png or .svg file.")]
 EngineName = Annotated[
@@ -31,6 +42,14 @@ EngineName = Annotated[
 ]
 Explain = Annotated[bool, typer.Option("--explain", help="Also say which term decided, by searching without each.")]
 TreePlot = Annotated[Path | None, typer.Option(help="Also draw the best tree: a .png or .svg file.")]
+FromMetrics = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Learn from what an engine wrote (a scrape, a log, a benchmark) and tune again; may be repeated."
+    ),
+]
+State = Annotated[Path | None, typer.Option(help="What was learned, kept in this file from run to run.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the new flags, a file per engine of the scenario.")]
 
 
 def tune(
@@ -40,19 +59,58 @@ def tune(
     hardware: Hardware = None,
     tp: Devices = None,
     price: Price = None,
-    top: Top = 10,
+    top: Rows = None,
     engine: EngineName = None,
     explain: Explain = False,
+    dynamic: Dynamic = None,
     plot: Plot = None,
     tree_plot: TreePlot = None,
+    from_metrics: FromMetrics = None,
+    before: Before = None,
+    state: State = None,
+    draft_len: DraftInUse = None,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank draft configurations by predicted speed, with intervals and what bounds each; export the best."""
+    from specsim.cli.from_metrics import tune_from_metrics
+    from specsim.scenario import find_scenario
+
+    about = {"top": top, "engine": engine, "explain": explain, "dynamic": dynamic, "plot": plot, "tree-plot": tree_plot}
+    learning = {"before": before, "state": state, "draft-len": draft_len, "out": out}
+    if from_metrics:
+        _exclude(about, "can not go with --from-metrics")
+        asked = what_if(find_scenario(scenario), batch, context, hardware, tp, price)
+        tune_from_metrics(asked, from_metrics, before, state, draft_len, out, as_json)
+        return
+    _exclude(learning, "must go with --from-metrics")
+    _tune(what_if(find_scenario(scenario), batch, context, hardware, tp, price), top or 10, engine, explain, dynamic,
+          plot, tree_plot, as_json)  # fmt: skip
+
+
+def _exclude(options: Mapping[str, object], limit: str) -> None:
+    """Raise InputError where one of these options was given."""
+    for name, value in options.items():
+        if value not in (None, False):
+            raise InputError(f"--{name}", limit)
+
+
+def _tune(
+    asked: Scenario,
+    top: int,
+    engine: str | None,
+    explain: bool,
+    dynamic: Path | None,
+    plot: Path | None,
+    tree_plot: Path | None,
+    as_json: bool,
+) -> None:
     from specsim.cli.tune_engine import engine_use, priced_on
+    from specsim.cli.tune_grown import dynamic_beside, grown_as_json
     from specsim.engines.answer import export_best
     from specsim.errors import InfeasibleError
     from specsim.plots import check_plot_path
-    from specsim.scenario import find_scenario, resolve
+    from specsim.scenario import resolve
     from specsim.search import tune as search
     from specsim.search.explain import explain as explained
     from specsim.search.expressible import best_expressible
@@ -60,20 +118,22 @@ def tune(
     for path in filter(None, (plot, tree_plot)):
         check_plot_path(path)
     use = engine_use(engine) if engine else None
-    asked = priced_on(what_if(find_scenario(scenario), batch, context, hardware, tp, price), use)
+    asked = priced_on(asked, use)
     try:
         deployment = resolve(asked)
     except InfeasibleError as error:
         show_infeasible("tune", asked, str(error), as_json)
         return
     tuning = search.tune(deployment)
+    grown = dynamic_beside(deployment, dynamic) if dynamic else None
     exports = [export_best(deployment, tuning, one) for one in asked.export]
     within = best_expressible(deployment, use) if use else None
     why = explained(deployment, tuning, within) if explain else None
     if as_json:
-        print_json("tune", as_answer(deployment, tuning, exports) | _more(deployment, tuning, use, within, why))
+        more = _more(deployment, tuning, use, within, why) | (grown_as_json(tuning, grown) if grown else {})
+        print_json("tune", as_answer(deployment, tuning, exports) | more)
     else:
-        show_tuning(deployment, tuning, exports, top)
+        show_tuning(deployment, tuning, exports, top, grown)
         _show_more(deployment, tuning, use, within, why)
     if plot:
         from specsim.plots.tuning import plot_tuning
@@ -131,20 +191,28 @@ def what_if(
     return scenario.varied(**{name: value for name, value in said.items() if value is not None})
 
 
-def show_tuning(deployment: Deployment, tuning: Tuning, exports: list[EngineAnswer], top: int) -> None:
+def show_tuning(
+    deployment: Deployment, tuning: Tuning, exports: list[EngineAnswer], top: int, grown: Beside | None = None
+) -> None:
     """Tables for people."""
+    from specsim.cli.tune_grown import grown_row, grown_words, ranking
+    from specsim.estimate import Estimate
     from specsim.report import show, table
 
     s = deployment.scenario
     title = f"{s.name}\nbatch {s.workload.batch}, context {s.workload.context_tokens:,} tokens, {s.runtime} runtime"
     plain = next(e for e in tuning.ranked if not e.tree.num_drafted)
-    shown = [*tuning.ranked[:top], *([plain] if plain not in tuning.ranked[:top] else [])]
+    everyone = ranking(tuning, grown)
+    shown = [*everyone[:top], *(e for e in (tuning.best, plain) if e not in everyone[:top])]
     words = "configuration,tokens/round,draft,verify,host,speed-up,90 % interval,tokens/s,bound,USD/Mtoken"
     columns = words.split(",") if plain.usd_per_million_tokens else words.split(",")[:-1]
-    rows = [_row(e)[: len(columns)] for e in shown]
-    show(table(title, columns, rows, _verdict(tuning)))
+    usd_per_s = deployment.usd_per_s
+    rows = [(_row(e) if isinstance(e, Estimate) else grown_row(e, usd_per_s))[: len(columns)] for e in shown]
+    show(table(title, columns, rows, _verdict(tuning, "recorded paths" if _is_counted(deployment) else "")))
     if tuning.infeasible:
         show(table("Infeasible", ("configuration", "why"), _by_reason(tuning.infeasible)))
+    if grown:
+        show(grown_words(tuning, grown))
     show(f"Acceptance: {deployment.acceptance.source}")
     if getattr(s.acceptance, "rank_shares_source", ""):
         show(f"Ranks below the first are assumed: {s.acceptance.rank_shares_source}")
@@ -156,7 +224,7 @@ def show_export(answer: EngineAnswer) -> None:
     """The command, what it gives up, and what to know."""
     from specsim.report import show
 
-    show(f"\n{answer.export.engine} {answer.export.version}: {answer.chosen.tree.label}")
+    show(f"\n{answer.export.engine} {answer.export.version}: {answer.chosen.label}")
     if answer.refused:
         show(f"  not the best ({answer.refused}); this gives up {answer.loss:.1%} of its rate")
     show(f"  {answer.export.command}")
@@ -202,9 +270,17 @@ def _shape(e: Estimate) -> str:
     return e.tree.label if e.tree.is_chain else f"{e.tree.label} ({widths})"
 
 
-def _verdict(tuning: Tuning) -> str:
+def _is_counted(deployment: Deployment) -> bool:
+    """Whether acceptance is known of recorded paths alone."""
+    from specsim.acceptance.trie import PathTrie
+
+    return isinstance(deployment.acceptance, PathTrie)
+
+
+def _verdict(tuning: Tuning, of: str) -> str:
     best = tuning.best
-    said = f"Best: {best.tree.label}. No other chain or tree that fits is more than {tuning.gap:.1%} faster."
+    which = f"chain or tree of {of}" if of else "chain or tree"
+    said = f"Best: {best.tree.label}. No other {which} that fits is more than {tuning.gap:.1%} faster."
     simplest = min(tuning.tied, key=lambda e: e.tree.num_drafted)
     if simplest is not best:
         said += f" {simplest.tree.label} is within 1 % of it and simpler."
@@ -220,6 +296,12 @@ def as_answer(deployment: Deployment, tuning: Tuning, exports: list[EngineAnswer
         "scenario": deployment.scenario,
         "best": estimate_as_json(tuning.best),
         "gap": tuning.gap,
+        "certificate": {
+            "chains": "scan",
+            "trees": tuning.kind,
+            "bound_tokens_per_s": tuning.rate_bound,
+            "of": "recorded paths" if _is_counted(deployment) else "all paths",
+        },
         "ranked": [estimate_as_json(e) for e in tuning.ranked],
         "infeasible": [{"configuration": i.tree.label, "reason": i.reason} for i in tuning.infeasible],
         "acceptance": {
@@ -231,7 +313,9 @@ def as_answer(deployment: Deployment, tuning: Tuning, exports: list[EngineAnswer
             {
                 "engine": a.export.engine,
                 "version": a.export.version,
-                "configuration": a.chosen.tree.label,
+                "configuration": a.chosen.label,
+                "tokens_per_s": a.chosen.tokens_per_s,
+                "is_estimate": a.chosen.is_estimate,
                 "command": a.export.command,
                 "config": a.export.config,
                 "files": a.export.files,

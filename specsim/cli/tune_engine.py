@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from specsim.errors import InputError
 
 if TYPE_CHECKING:
-    from specsim.engines.plan import Export
     from specsim.scenario import Deployment, EngineUse, Scenario
     from specsim.search.explain import Counterfactual, Explanation, Step
     from specsim.search.expressible import EngineBest, Expressed
@@ -45,24 +44,11 @@ def priced_on(scenario: Scenario, use: EngineUse | None) -> Scenario:
     return scenario.varied(engine=use.engine)
 
 
-def export_of(deployment: Deployment, use: EngineUse, one: Expressed) -> Export:
-    """The engine's command for one configuration that it accepts."""
-    from specsim.engines.answer import EXPORTERS, draft_plan
-    from specsim.tree import DraftTree
-
-    if isinstance(one.tree, DraftTree):
-        plan = draft_plan(deployment, one.tree)
-    else:
-        chain = draft_plan(deployment, DraftTree.chain(one.tree.steps))
-        plan = chain.but(parents=(-1,), topk_tree=one.tree.model_dump(), survival=None)
-    if plan.draft is not None and plan.tensor_parallel > 1:
-        plan = plan.but(draft_tensor_parallel=one.draft_tensor_parallel)
-    return EXPORTERS[use.engine](plan, use.version)
-
-
 def engine_as_json(deployment: Deployment, tuning: Tuning, use: EngineUse, within: EngineBest) -> dict[str, Any]:
     """The best that the engine accepts."""
-    export = export_of(deployment, use, within.best)
+    from specsim.engines.answer import export_of
+
+    export = export_of(deployment, use, within.best.tree, within.best.draft_tensor_parallel)
     return {
         "engine": use.engine,
         "version": use.version,
@@ -109,6 +95,7 @@ def explanation_as_json(why: Explanation) -> dict[str, Any]:
 def show_engine(deployment: Deployment, tuning: Tuning, use: EngineUse, within: EngineBest) -> None:
     """The best that the engine accepts, what else it could do, and the command."""
     from specsim.cli.tune import three_digits
+    from specsim.engines.answer import export_of
     from specsim.report import show, table
 
     rows = [
@@ -125,7 +112,7 @@ def show_engine(deployment: Deployment, tuning: Tuning, use: EngineUse, within: 
     show(table(f"What {within.engine} accepts", columns, rows, note))
     for reason in within.refused:
         show(f"  {reason}")
-    export = export_of(deployment, use, within.best)
+    export = export_of(deployment, use, within.best.tree, within.best.draft_tensor_parallel)
     show(f"  {export.command}", *(f"  note: {text}" for text in export.notes))
 
 

@@ -110,10 +110,13 @@ def shown_batches(largest: int) -> list[int]:
 
 def _exported(deployment: Deployment, one: Schedule, use: EngineUse) -> Export | None:
     """The schedule in the engine's words; a plain command where it never drafts, None where the drafter is unknown."""
+    from specsim.dialect import dialect
     from specsim.engines.answer import EXPORTERS, draft_plan
+    from specsim.search.by_load import as_sharded
     from specsim.tree import DraftTree
 
     most = len(one.draft_len_by_batch)
+    deployment = as_sharded(deployment, dialect(use.engine, use.version))
     plan = draft_plan(deployment, DraftTree.chain(one.longest)).but(max_running=most)
     tiers = [tuple(tier) for tier in one.tiers.tiers]
     if one.longest and len(tiers) > 1:

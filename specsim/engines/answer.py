@@ -9,19 +9,19 @@ from typing import Final
 import numpy as np
 
 from specsim.acceptance.emitted import Acceptance, emitted_distribution
-from specsim.dialect import dialect
+from specsim.dialect import TopkTree, dialect, expressible
 from specsim.documents import parse
 from specsim.engines.llamacpp import to_llamacpp
-from specsim.engines.plan import DraftPlan, Export, UnexpressibleError
+from specsim.engines.plan import DraftPlan, Export
 from specsim.engines.sglang import to_sglang
 from specsim.engines.small_surfaces import to_aiconfigurator, to_lmdeploy, to_mlc, to_transformers
 from specsim.engines.tensorrt_llm import to_tensorrt_llm
 from specsim.engines.vllm import to_vllm
-from specsim.errors import InfeasibleError, InputError
-from specsim.estimate import Estimate
+from specsim.errors import InputError
 from specsim.model import Dtype, load_model
-from specsim.scenario import Deployment, EngineUse, ModelUse, resolve
-from specsim.search.tune import Tuning, tune
+from specsim.scenario import Deployment, EngineUse, ModelUse
+from specsim.search.expressible import EngineBest, Expressed, best_expressible, draft_widths
+from specsim.search.tune import Tuning
 from specsim.tree import DraftTree
 
 EXPORTERS: Final[dict[str, Callable[..., Export]]] = {
@@ -44,45 +44,70 @@ class EngineAnswer:
     Args:
         export: The command and its configuration.
         chosen: The configuration it runs.
-        loss: Share of the best rate that is given up because the engine can not express the best.
-        refused: Why the best was refused; empty where it was not.
+        loss: Share of the best rate of any engine that is given up; below 0 where another sharding of the draft than
+            asked for is faster.
+        refused: Why the best of any engine was refused; empty where it was not.
     """
 
     export: Export
-    chosen: Estimate
+    chosen: Expressed
     loss: float
     refused: str
 
 
 def export_best(deployment: Deployment, tuning: Tuning, use: EngineUse) -> EngineAnswer:
-    """The best configuration that the engine accepts; tuned again where it shards the draft otherwise than asked.
+    """The best configuration that the engine accepts, searched within what it accepts, in its words.
+
+    Args:
+        deployment, tuning: A question, and its answer where every chain and static tree is accepted.
+        use: The engine.
 
     Raises:
         InputError: for an engine version that is not known.
-        InfeasibleError: when it accepts none of them.
+        InfeasibleError: where even plain decoding does not fit.
     """
-    sharded = _as_engine_shards(deployment, use)
-    among = tuning if sharded is deployment else tune(sharded)
-    sharding = "" if among is tuning else f"it shards the draft over all {deployment.scenario.tensor_parallel} devices"
-    first = ""
-    for one in among.ranked:
-        try:
-            export = EXPORTERS[use.engine](draft_plan(sharded, one.tree), use.version)
-        except UnexpressibleError as error:
-            first = first or error.reason
-            continue
-        why = "; ".join(filter(None, (sharding, first)))
-        return EngineAnswer(export, one, 1 - one.tokens_per_s / tuning.best.tokens_per_s, why)
-    raise InfeasibleError(f"{use.engine} {use.version} can express no configuration tried ({first})")
+    found = best_expressible(deployment, use)
+    best = found.best
+    export = export_of(deployment, use, best.tree, best.draft_tensor_parallel)
+    return EngineAnswer(export, best, found.loss(tuning.best.tokens_per_s), _refused(deployment, tuning, use, found))
 
 
-def _as_engine_shards(deployment: Deployment, use: EngineUse) -> Deployment:
-    s = deployment.scenario
-    shards = dialect(use.engine, use.version).draft_tensor_parallel
-    if shards != "target" or s.drafter.tensor_parallel in (None, s.tensor_parallel):
-        return deployment
-    drafter = s.drafter.model_copy(update={"tensor_parallel": None})
-    return resolve(s.model_copy(update={"drafter": drafter}))
+def _refused(deployment: Deployment, tuning: Tuning, use: EngineUse, found: EngineBest) -> str:
+    s, row, best = deployment.scenario, dialect(use.engine, use.version), tuning.best.tree
+    said = []
+    devices = found.best.draft_tensor_parallel
+    if found.best.tree != DraftTree.root_only() and devices != deployment.draft_tensor_parallel:
+        said.append(f"it shards the draft over {devices} of {s.tensor_parallel} devices")
+    if found.best.tree != best:
+        said.append(expressible(row, s.drafter.kind, best) or "; ".join(found.refused) or "its draft lengths differ")
+    return "; ".join(said)
+
+
+def export_of(
+    deployment: Deployment, use: EngineUse, tree: DraftTree | TopkTree, draft_tensor_parallel: int | None = None
+) -> Export:
+    """One configuration in the engine's words.
+
+    Args:
+        deployment, use: The question and the engine.
+        tree: A chain, or a tree that it grows.
+        draft_tensor_parallel: Devices that share the draft; None: as the engine can, as near as it can to what the
+            scenario asks.
+
+    Raises:
+        UnexpressibleError: where the engine has no words for it.
+    """
+    if draft_tensor_parallel is None:
+        draft_tensor_parallel = draft_widths(dialect(use.engine, use.version), deployment)[0]
+    if isinstance(tree, DraftTree):
+        plan = draft_plan(deployment, tree)
+    else:
+        chain = draft_plan(deployment, DraftTree.chain(tree.steps))
+        plan = chain.but(parents=(-1,), topk_tree=tree.model_dump(), survival=None)
+    told = plan.draft_tensor_parallel is not None or draft_tensor_parallel != plan.tensor_parallel
+    if told and plan.drafter not in ("none", "ngram"):
+        plan = plan.but(draft_tensor_parallel=draft_tensor_parallel)
+    return EXPORTERS[use.engine](plan, use.version)
 
 
 def draft_plan(deployment: Deployment, tree: DraftTree) -> DraftPlan:

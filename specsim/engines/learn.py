@@ -74,18 +74,27 @@ def load_state(path: Path, scenario: str) -> LearnedState:
 
 
 def save_state(state: LearnedState, path: Path) -> None:
-    """Replace the file whole: a reader, or an interrupted run, sees the old one or the new one."""
+    """Replace the file whole. Raises InputError where it can not be written."""
+    replace_file(path, json.dumps(state.model_dump(), indent=1) + "\n", "state")
+
+
+def replace_file(path: Path, text: str, field: str) -> None:
+    """Replace a file whole: a reader, or an interrupted run, sees the old one or the new one.
+
+    Raises:
+        InputError: naming ``field``, where it can not be written.
+    """
     try:
         handle, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(state.model_dump(), indent=1) + "\n")
+                file.write(text)
             os.replace(name, path)
         except BaseException:
             os.unlink(name)
             raise
     except OSError as error:
-        raise InputError("state", f"can not be written ({error.strerror or error})", str(path)) from None
+        raise InputError(field, f"can not be written ({error.strerror or error})", str(path)) from None
 
 
 def fingerprint(*paths: Path) -> str:

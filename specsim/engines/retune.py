@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from specsim.acceptance.trie import by_rank
-from specsim.engines.answer import export_best
+from specsim.engines.answer import export_of
 from specsim.engines.diagnose import rate_ratio_draws, with_acceptance
 from specsim.engines.imports.observation import Observation, merged
 from specsim.engines.learn import LearnedState, learn, posterior
@@ -16,7 +16,7 @@ from specsim.engines.plan import Export
 from specsim.errors import InputError
 from specsim.estimate import LEVEL, Estimate, predict
 from specsim.scenario import Scenario, resolve
-from specsim.search.tune import Tuning, tune
+from specsim.search.tune import tune
 from specsim.tree import DraftTree
 
 LEAST_GAIN: Final = 0.02
@@ -66,14 +66,16 @@ def retune(
         state: What was learned before.
         observations: New evidence.
         mark: Its fingerprint: evidence that was seen before changes nothing.
-        draft_len: Of the configuration in use, where neither state nor evidence tells.
+        draft_len: Of the configuration in use, where neither new evidence nor state tells: what a server shows that it
+            drafts is what it runs, whatever it was told.
 
     Raises:
         InputError: where the draft length in use is nowhere to be found.
         InfeasibleError: where the deployment does not fit.
     """
     seen = merged(observations)
-    length = state.draft_len if state.draft_len is not None else (draft_len or seen.draft_len)
+    shown = None if mark in state.seen else seen.draft_len
+    length = next((known for known in (shown, state.draft_len, draft_len, seen.draft_len) if known is not None), None)
     if length is None:
         raise InputError("draft_len", "must be given: neither the state nor the engine's output tells it")
     running = round(seen.num_running) if seen.num_running else scenario.workload.batch
@@ -90,7 +92,6 @@ def retune(
     chosen = best if changed else before
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - 1 if changed else (0.0, 0.0)
     factor = float(np.exp(state.log_time[0])) if state.log_time[1] else None
-    only = Tuning([chosen], [], tuning.rate_bound, tuning.tree_rates)
     return Retuning(
         state=state.model_copy(update={"draft_len": chosen.tree.num_drafted}),
         told=told,
@@ -103,5 +104,5 @@ def retune(
         best_gain=best_gain,
         regret_removed=float(np.mean(draws)) - 1 if changed else 0.0,
         time_factor=factor,
-        exports=tuple(export_best(now, only, use).export for use in scenario.export),
+        exports=tuple(export_of(now, use, chosen.tree) for use in scenario.export),
     )

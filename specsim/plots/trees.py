@@ -7,8 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from specsim.acceptance.emitted import path_probs
-from specsim.acceptance.profile import AcceptanceProfile
+from specsim.acceptance.emitted import Acceptance, path_probs
 from specsim.plots import COLOURS, new_figure, save_figure
 from specsim.tree import DraftTree
 
@@ -16,7 +15,7 @@ LARGEST_LABELLED: Final = 70
 """Nodes beyond which their numbers would lie over each other."""
 
 
-def plot_tree(title: str, tree: DraftTree, acceptance: AcceptanceProfile, path: Path) -> None:
+def plot_tree(title: str, tree: DraftTree, acceptance: Acceptance, path: Path) -> None:
     """Depth downwards; area and number of a node: the probability in percent that it is accepted with all above it."""
     probs, across = path_probs(tree, acceptance), places(tree)
     widest = max(int(tree.widths.max()), 1)

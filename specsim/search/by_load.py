@@ -21,11 +21,11 @@ from specsim.errors import InfeasibleError, InputError
 from specsim.estimate import expected_pending
 from specsim.scenario import Deployment, EngineUse
 from specsim.search.certificate import Array, checked_costs, checked_count
-from specsim.search.expressible import MIN_DRAFT_LEN, draft_lens, takes_schedule, tier_ends
+from specsim.search.expressible import MIN_DRAFT_LEN, draft_lens, draft_widths, sharded, takes_schedule, tier_ends
 from specsim.search.load import QueueAnswer, queue_under
 from specsim.search.points import ledger_at, moved
 from specsim.search.rounds import TIE, price_rounds, shape_of
-from specsim.search.tiers import MAX_BATCH, Tiers, best_tiers
+from specsim.search.tiers import MAX_BATCH, Tiers, best_cut, best_tiers
 from specsim.tree import DraftTree
 from specsim.work import HostWork
 
@@ -152,6 +152,7 @@ def schedule(
     if not 0 <= tolerance < 1:
         raise InputError("tolerance", "must be a share from 0 to below 1", tolerance)
     row = dialect(engine.engine, engine.version) if engine else None
+    deployment = as_sharded(deployment, row)
     least = _least(deployment, row) if min_draft_len is None else min_draft_len
     table, notes = load_table(deployment, max_batch, row, least, idle_s)
     rates = table.rates[: table.largest]
@@ -160,7 +161,11 @@ def schedule(
     most = max_tiers if takes_schedule(row, deployment) else 1
     if row is not None and most == 1 and len(table.draft_lens) > 1:
         notes.append(f"{row.name} takes no draft length by batch size here: one for all")
-    tiers = best_tiers(rates, table.draft_lens, most, tolerance, tier_ends(row, len(rates)), weights)
+    if most > 1 and row is not None and row.schedule == "off_above":
+        notes.append(f"{row.name} takes one draft length, and a batch size above which there is none")
+        tiers = best_cut(rates, table.draft_lens, tolerance, weights)
+    else:
+        tiers = best_tiers(rates, table.draft_lens, most, tolerance, tier_ends(row, len(rates)), weights)
     own = np.array([table.draft_lens.index(tiers.draft_len(b)) for b in range(1, len(rates) + 1)])
     held = rates[np.arange(len(rates)), own]
     pays = _ranges(held > table.plain_rates[: len(rates)] * (1 + TIE))
@@ -168,6 +173,11 @@ def schedule(
     lens = tuple(table.draft_lens[c] for c in choice)
     context = deployment.scenario.workload.context_tokens
     return Schedule(context, table, lens, tiers, pays, tuple(policies), tuple(notes))
+
+
+def as_sharded(deployment: Deployment, row: Dialect | None) -> Deployment:
+    """The deployment with its draft on as many devices as the engine can, the first of ``draft_widths``."""
+    return deployment if row is None else sharded(deployment, draft_widths(row, deployment)[0])
 
 
 def schedules_by_context(
@@ -196,6 +206,8 @@ def load_table(
     lens = draft_lens(row, deployment, longest, least)
     if row is not None and s.drafter.kind not in ("none", *row.methods):
         notes.append(f"{row.name} has no {s.drafter.kind} drafter")
+    if row is not None and row.max_batch is not None and lens != (0,):
+        notes.append(f"{row.name} drafts for at most {row.max_batch} sequences at once")
     if least and lens != (0,):
         notes.append(f"draft lengths below {least} are left out: off is costly to resume")
     batches = np.arange(1, max_batch + 1)
@@ -212,6 +224,8 @@ def load_table(
     round_s[:, [n for n, length in enumerate(lens) if length == 0]] += idle
     for column, length in enumerate(lens):
         room = most_sequences(deployment, length + 1, loaded=lens != (0,))
+        if length and row is not None and row.max_batch is not None:
+            room = min(room, row.max_batch)
         round_s[room:, column] = np.inf
     plain_s[most_sequences(deployment, 1, loaded=False) :] = np.inf
     if not np.isfinite(round_s).any():

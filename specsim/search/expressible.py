@@ -7,15 +7,17 @@ better where the drafter's confidence is right, so its value is an estimate from
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from specsim.acceptance.emitted import Acceptance, longest_chain, path_probs
 from specsim.acceptance.profile import AcceptanceProfile
+from specsim.acceptance.trie import Path, PathTrie
 from specsim.cost.model import PassCost
-from specsim.dialect import Dialect, TopkTree, captured_below, dialect
+from specsim.dialect import Dialect, TopkTree, captured_below, dialect, most_topk_nodes
 from specsim.scenario import Deployment, EngineUse
 from specsim.search.points import nodes_that_fit, point_of
 from specsim.search.rounds import Shape, price_rounds, shape_of, simplest_first
@@ -23,8 +25,9 @@ from specsim.search.tiers import MAX_BATCH
 from specsim.tree import DraftTree
 from specsim.work import Float
 
-MIN_DRAFT_LEN: Final = {"trtllm": 1}
-"""Least draft length of a schedule where 'off' is costly to resume, by engine; elsewhere 0. TensorRT-LLM leaves the
+MIN_DRAFT_LEN: Final = {"trtllm": 1, "tensorrt-llm": 1}
+"""Least draft length of a schedule where 'off' is costly to resume, by engine (as costs and as dialects name it);
+elsewhere 0. TensorRT-LLM leaves the
 drafter's cache stale at a length of 0, and acceptance of running requests collapses afterwards (NVIDIA/TensorRT-LLM
 pull request 16888)."""
 
@@ -98,14 +101,25 @@ def best_expressible(deployment: Deployment, use: EngineUse, max_topk: int = 16)
     kind, found = deployment.scenario.drafter.kind, []
     if kind not in ("none", *row.methods):
         refused.append(f"{row.name} has no {kind} drafter")
-    for width in _draft_widths(row, deployment):
-        found += _tried(_sharded(deployment, width), row, width, max_topk, refused)
+    if kind in row.methods and not can_draft(row, deployment):
+        refused.append(f"{row.name} drafts for at most {row.max_batch} sequences at once")
+    for width in draft_widths(row, deployment):
+        found += _tried(sharded(deployment, width), row, width, max_topk, refused)
     places = simplest_first([e.tokens_per_s for e in found], [_size(e) for e in found])
     ranked = [found[place] for place in places]
     plain = next(e for e in ranked if _is_plain(e))
     if row.tree == "none" and deployment.acceptance.max_ranks > 1:
         refused.append(f"{row.name} drafts chains only")
+    refused = list(dict.fromkeys(refused))
     return EngineBest(row.name, ranked[0], _best_of_each(ranked), len(found), plain.tokens_per_s, tuple(refused))
+
+
+def can_draft(row: Dialect | None, deployment: Deployment) -> bool:
+    """Whether the engine speculates with this drafter, for this batch."""
+    s = deployment.scenario
+    if row is None or s.drafter.kind == "none":
+        return row is None
+    return s.drafter.kind in row.methods and s.workload.batch <= (row.max_batch or s.workload.batch)
 
 
 def draft_lens(row: Dialect | None, deployment: Deployment, longest: int, least: int = 0) -> tuple[int, ...]:
@@ -115,9 +129,9 @@ def draft_lens(row: Dialect | None, deployment: Deployment, longest: int, least:
     of 0.24 to 0.33).
     """
     kind = deployment.scenario.drafter.kind
-    if kind == "none" or (row is not None and kind not in row.methods):
+    if kind == "none" or not can_draft(row, deployment):
         return (0,)
-    found = range(least, longest + 1)
+    found = range(least, min(longest, longest_chain(deployment.acceptance)) + 1)
     modules = deployment.target.mtp_layers
     if row is None or row.engine != "vllm" or kind != "mtp" or not modules:
         return tuple(found)
@@ -136,11 +150,12 @@ def takes_schedule(row: Dialect | None, deployment: Deployment) -> bool:
     return row is None or (row.schedule != "none" and deployment.scenario.drafter.kind in row.schedule_drafters)
 
 
-def grown_tokens(profile: AcceptanceProfile, steps: int, topk: int, max_nodes: int) -> Float:
+def grown_tokens(profile: Acceptance, steps: int, topk: int, max_nodes: int) -> Float:
     """Mean tokens per round ``[steps - 1, nodes - 1]`` of trees grown ``topk`` wide from the average context.
 
     Each step keeps the ``topk`` likeliest nodes of the level and offers as many children of each; in the end the
-    likeliest of all offered are verified, parents before children. A capacity passed is NaN.
+    likeliest of all offered are verified, parents before children. A capacity passed is NaN; where paths were counted,
+    so is a tree that would offer one never recorded.
 
     Source: Li et al. 2024, EAGLE-2 (arXiv:2406.16858), section 4; SGLang 0.5.23 ``eagle_utils.py``.
 
@@ -149,14 +164,37 @@ def grown_tokens(profile: AcceptanceProfile, steps: int, topk: int, max_nodes: i
     [[1.0, 1.6, 1.9, nan, nan], [1.0, 1.6, 1.96, 2.26, 2.44]]
     """
     found = np.full((steps, max_nodes), np.nan)
-    frontier, offered = np.ones(1), np.empty(0)
-    for step in range(steps):
-        level = (frontier[:, None] * profile.accept_prob[step, :topk]).ravel()
-        frontier = -np.sort(-level)[:topk]
+    offered = np.empty(0)
+    if isinstance(profile, PathTrie):
+        levels = _levels_of_paths(profile, steps, topk)
+    else:
+        levels = _levels_of_table(profile, steps, topk)
+    for step, level in enumerate(levels):
         offered = -np.sort(-np.concatenate((offered, level)))
         tokens = np.concatenate(([1.0], 1 + np.cumsum(offered)))[:max_nodes]
         found[step, : len(tokens)] = tokens
     return found
+
+
+def _levels_of_table(profile: AcceptanceProfile, steps: int, topk: int) -> Iterator[Float]:
+    """Probabilities of all nodes that each step offers."""
+    frontier = np.ones(1)
+    for row in profile.accept_prob[:steps, :topk]:
+        level = (frontier[:, None] * row).ravel()
+        frontier = -np.sort(-level)[:topk]
+        yield level
+
+
+def _levels_of_paths(trie: PathTrie, steps: int, topk: int) -> Iterator[Float]:
+    """The same by path, as long as all were recorded."""
+    frontier: list[Path] = [()]
+    for _ in range(steps):
+        paths = [(*path, rank) for path in frontier for rank in range(topk)]
+        if not all(path in trie.node_of for path in paths):
+            return
+        level = trie.node_probs[[trie.node_of[path] for path in paths]]
+        frontier = [paths[place] for place in np.argsort(-level, kind="stable")[:topk]]
+        yield level
 
 
 def _tried(deployment: Deployment, row: Dialect, width: int, max_topk: int, refused: list[str]) -> list[Expressed]:
@@ -165,17 +203,21 @@ def _tried(deployment: Deployment, row: Dialect, width: int, max_topk: int, refu
     trees: list[DraftTree | TopkTree] = [
         DraftTree.chain(n) for n in draft_lens(row, deployment, s.search.max_draft_len) if n < max(fits, 1)
     ]
-    survival = np.concatenate(([1.0], np.cumprod(profile.accept_prob[:, 0])))
+    survival = path_probs(DraftTree.chain(longest_chain(profile)), profile)
     tokens = [float(survival[: tree.num_nodes].sum()) for tree in trees]
-    if row.tree == "topk" and s.drafter.kind in row.tree_drafters:
+    if row.tree == "topk" and s.drafter.kind in row.tree_drafters and can_draft(row, deployment):
         widest = min(max_topk, profile.max_ranks)
         if widest < max_topk:
             refused.append(f"topk above {widest} was not tried: acceptance is known to {profile.max_ranks} ranks")
         for topk in range(2, widest + 1):
             grown = grown_tokens(profile, s.search.max_depth, topk, min(s.search.max_nodes, fits))
             # A tree of one step needs no more than its candidates; a smaller one than the steps is never deep.
+            known = np.isfinite(grown[:, :1]).all(axis=1)
+            if not known.all():
+                steps = int(known.argmin())
+                refused.append(f"topk {topk} was tried to {steps} steps: deeper it offers paths that were not recorded")
             for step, last in zip(*np.nonzero(np.isfinite(grown)), strict=True):
-                if last > step:
+                if step < last < most_topk_nodes(row, int(step) + 1, topk):
                     trees.append(TopkTree.model_construct(steps=int(step) + 1, topk=topk, num_nodes=int(last) + 1))
                     tokens.append(float(grown[step, last]))
     return _priced(deployment, trees, np.array(tokens), width)
@@ -196,15 +238,17 @@ def _priced(
     return [Expressed(tree, width, tau, s, rate, isinstance(tree, TopkTree)) for tree, tau, s, rate in rows]
 
 
-def _draft_widths(row: Dialect, deployment: Deployment) -> list[int]:
+def draft_widths(row: Dialect, deployment: Deployment) -> list[int]:
     """Numbers of devices over which the engine can shard the draft: the scenario's own, where it can."""
     devices, asked = deployment.scenario.tensor_parallel, deployment.scenario.drafter.tensor_parallel
     if deployment.draft is None or row.draft_tensor_parallel == "target" or devices == 1:
         return [devices]
+    if row.draft_tensor_parallel == "one":
+        return [1]
     return [asked] if asked in (1, devices) else [1, devices]
 
 
-def _sharded(deployment: Deployment, width: int) -> Deployment:
+def sharded(deployment: Deployment, width: int) -> Deployment:
     """The deployment with its draft on ``width`` devices."""
     s = deployment.scenario
     if deployment.draft is None or width == deployment.draft_tensor_parallel:

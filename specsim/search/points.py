@@ -12,14 +12,13 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from specsim.acceptance.emitted import path_probs, tokens_per_round
-from specsim.acceptance.profile import AcceptanceProfile
+from specsim.acceptance.emitted import Acceptance, longest_chain, path_probs, tokens_per_round
 from specsim.cost.memory import MemoryLedger, memory_ledger
 from specsim.errors import InfeasibleError
 from specsim.methods.round import Situation
 from specsim.scenario import Deployment
 from specsim.search.rounds import Shape, price_rounds, simplest_first
-from specsim.search.tree import TreesBySize, best_trees_by_size
+from specsim.search.tree import TreesBySize, trees_of
 from specsim.search.tree_bounds import (
     Found,
     best_by_widths,
@@ -48,7 +47,7 @@ class Point(NamedTuple):
 
     batch: int
     context_tokens: int
-    acceptance: AcceptanceProfile
+    acceptance: Acceptance
     max_draft_len: int
     max_nodes: int
     max_depth: int
@@ -202,8 +201,7 @@ def _candidates(
     key = id(profile), nodes, depth, point.max_draft_len, fits
     if key not in shelf:
         chains = _chains(profile, min(point.max_draft_len, fits - 1))
-        by_size = best_trees_by_size(profile.accept_prob, nodes, depth, rank_order=profile.rank_order)
-        shelf[key] = chains, by_size, {}
+        shelf[key] = chains, trees_of(profile, nodes, depth), {}
     chains, by_size, made = shelf[key]
     if profile.max_ranks == 1 and min(depth, nodes - 1) < len(chains):
         return chains, 0.0  # every tree is one of the chains
@@ -214,7 +212,8 @@ def _candidates(
     return [*chains, *deeper], float(np.nanmax(rates))
 
 
-def _chains(profile: AcceptanceProfile, longest: int) -> list[Found]:
+def _chains(profile: Acceptance, longest: int) -> list[Found]:
+    longest = min(longest, longest_chain(profile))
     tokens = np.cumsum(path_probs(DraftTree.chain(longest), profile)).tolist()
     return [
         Found(tuple((0,) * (i + 1) for i in range(n)), Shape((1,) * n, (1,) * n, n + 1), tokens[n])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from specsim.decoding import StaticTree
-from specsim.errors import InputError
 from specsim.search.dynamic import DynamicTuning, label_of
+from specsim.search.dynamic_beside import shared_static, standing
 from specsim.search.robust_draws import RateDraws
 from specsim.tree import DraftTree
 
@@ -31,19 +31,9 @@ def with_dynamic(
     Raises:
         InputError: where none of the trees that speculate is in the tuning.
     """
-    scores, rates = tuning.scores, tuning.scores.tokens_per_s
-    known = {tree: i for i, tree in enumerate(trees) if tree.num_drafted}
-    shared = [
-        (float(rates[i]), i, known[policy.tree])
-        for i, policy in enumerate(tuning.table.policies)
-        if isinstance(policy, StaticTree) and policy.tree in known
-    ]
-    if not shared:
-        raise InputError(
-            "trees", "must hold one that speculates and that the tuning knows, to compare with", len(known)
-        )
-    _, mine, like = max(shared)
-    stands = min(1.0, tuning.gain[1] / float(rates[tuning.best] / rates[tuning.static]))
+    scores = tuning.scores
+    mine, tree = shared_static(tuning, trees)
+    like, stands = trees.index(tree), standing(tuning)
     log_sd, found = scores.log_gain_sd(mine), drawn
     accepted = float(drawn.tokens[:, like].mean()) - 1
     parts = (scores.draft_s, scores.verify_s, scores.host_s)

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance.emitted import path_probs_of, tokens_per_round
-from specsim.acceptance.profile import AcceptanceProfile
-from specsim.acceptance.uncertainty import NUM_DRAWS, posterior_draws
+from specsim.acceptance.emitted import Acceptance, path_probs_of, tokens_per_round
+from specsim.acceptance.trie import PathTrie
+from specsim.acceptance.uncertainty import NUM_DRAWS, posterior_draws, tokens_log_variance
 from specsim.cost.model import CostModel
 from specsim.dialect import TopkTree
 from specsim.estimate import LEVEL, Estimate, expected_pending
@@ -241,8 +241,10 @@ def predict_all(deployment: Deployment, trees: Sequence[DraftTree], seed: int = 
     return found
 
 
-def _log_variances(trees: Sequence[DraftTree], acceptance: AcceptanceProfile, seed: int) -> list[float]:
+def _log_variances(trees: Sequence[DraftTree], acceptance: Acceptance, seed: int) -> list[float]:
     """As ``tokens_log_variance`` of each tree, the draws of the table made once: most of its time goes into them."""
+    if isinstance(acceptance, PathTrie) or acceptance.spread is not None:  # what draws are worth differs by tree
+        return [tokens_log_variance(tree, acceptance, np.random.default_rng(seed)) for tree in trees]
     rng = np.random.default_rng(seed)
     tables = posterior_draws(acceptance, rng, NUM_DRAWS)
     log_var = np.log1p(acceptance.task_sd**2)

@@ -21,7 +21,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from specsim.acceptance.profile import AcceptanceProfile
+from specsim.acceptance.emitted import Acceptance
+from specsim.acceptance.priors import PriorInput
 from specsim.documents import parse
 from specsim.errors import InfeasibleError, InputError, SpecsimError
 from specsim.scenario import Deployment, Scenario, WorkloadUse, resolve
@@ -140,7 +141,7 @@ def run_cells(scenario_json: str, cells: Sequence[tuple[int, Settings]]) -> list
         except SpecsimError as error:
             rows += [_refused(number, settings, str(error)) for number, settings in members]
             continue
-        profiles: dict[str, AcceptanceProfile] = {}
+        profiles: dict[str, Acceptance] = {}
         for number, settings in members:
             try:
                 found.append((number, settings, _point(base, scenario, settings, profiles)))
@@ -233,7 +234,7 @@ def _moves(name: str) -> bool:
     return name in (*WorkloadUse.model_fields, ALPHA) or name.split(".")[0] in ("acceptance", "search", "workload")
 
 
-def _point(base: Deployment, scenario: Scenario, settings: Settings, profiles: dict[str, AcceptanceProfile]) -> Point:
+def _point(base: Deployment, scenario: Scenario, settings: Settings, profiles: dict[str, Acceptance]) -> Point:
     """A cell's point; cells of the same acceptance share their profile, and so its trees."""
     asked = changed(scenario, settings)
     w = asked.workload
@@ -260,7 +261,9 @@ def _iid(scenario: Scenario, alpha: Any) -> dict[str, Any]:
     depth = max(scenario.search.max_draft_len, scenario.search.max_depth, 1)
     own = scenario.acceptance
     ranks = {"rank_shares": own.rank_shares, "rank_shares_source": own.rank_shares_source} if own.rank_shares else {}
-    said = {"kind": "iid", "alpha": alpha, "max_depth": depth, "task_sd": own.task_sd}
+    # A prior's spread is between studies, and of the one rate that is put in its place they say nothing.
+    task_sd = 0.0 if isinstance(own, PriorInput) else own.task_sd
+    said = {"kind": "iid", "alpha": alpha, "max_depth": depth, "task_sd": task_sd}
     return {**said, **ranks, "source": "an axis of the sweep"}
 
 

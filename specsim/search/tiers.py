@@ -98,6 +98,36 @@ def best_tiers(
     return _told(tuple(_merged(found)), loss, weight, list(draft_lens))
 
 
+def best_cut(
+    rates: ArrayLike, draft_lens: Sequence[int], tolerance: float = 0.0, weights: ArrayLike | None = None
+) -> Tiers:
+    """One draft length up to some batch size and none beyond, or one for all where that loses no more than
+    ``tolerance``: what an engine can hold that is told a length and where to turn it off.
+
+    Args, raises: as of ``best_tiers``. Without a draft length of 0 there is one length for all.
+
+    >>> best_cut([[1, 3, 4], [1, 3, 4], [2, 3, 1], [4, 1, 1]], [0, 2, 4]).tiers
+    (Tier(first=1, last=3, draft_len=2), Tier(first=4, last=4, draft_len=0))
+    """
+    table, weight = _checked(rates, draft_lens, weights)
+    loss = 1 - table / table.max(axis=1, keepdims=True)
+    each = np.where(table > 0, weight[:, None] * loss, np.inf)
+    nothing = np.zeros((1, table.shape[1]))
+    upto = np.concatenate((nothing, np.cumsum(each, axis=0)))
+    alone = upto[-1]
+    off = list(draft_lens).index(0) if 0 in draft_lens else None
+    found = [Tier(1, len(table), draft_lens[int(alone.argmin())])]
+    if off is not None:
+        after = np.append(np.cumsum(each[::-1, off])[::-1], 0.0)
+        both = upto + after[:, None]
+        last, choice = (int(i) for i in np.unravel_index(both.argmin(), both.shape))
+        if alone.min() > both[last, choice] + tolerance + SAME:
+            found = [Tier(1, last, draft_lens[choice]), Tier(last + 1, len(table), 0)]
+    elif not np.isfinite(alone).any():
+        raise InfeasibleError(f"no draft length fits at every batch size up to {len(table)}")
+    return _told(tuple(found), loss, weight, list(draft_lens))
+
+
 def _segments(loss: Array, weight: Array, table: Array, stops: NDArray[np.intp]) -> tuple[Array, NDArray[np.intp]]:
     """Least weighted loss ``[from stop, to stop]`` of one choice for all batch sizes between, and which choice."""
     shape = len(stops), len(stops)

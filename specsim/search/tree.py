@@ -9,12 +9,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from specsim.acceptance.emitted import Acceptance
 from specsim.acceptance.profile import RankOrder, checked_accept_prob
+from specsim.acceptance.trie import PathTrie
 from specsim.errors import InputError
 from specsim.search.best_first import Path, best_first_trees
 from specsim.search.certificate import Array, Certificate, checked_costs, checked_count
 from specsim.search.ordered import ordered_trees
 from specsim.tree import MAX_NODES, DraftTree
+
+TreeKind = Literal["best_first", "dynamic_program"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +31,7 @@ class TreesBySize:
     """
 
     tokens_per_round: Array
-    kind: Literal["best_first", "dynamic_program"]
+    kind: TreeKind
     _paths: Callable[[int, int], list[Path]] = field(repr=False)
 
     def tree(self, depth_limit: int, num_nodes: int) -> DraftTree:
@@ -89,10 +93,27 @@ def best_trees_by_size(
     """
     checked_count("max_nodes", max_nodes, 1, MAX_NODES)
     tokens, paths = trees_by_limit(accept_prob, max_nodes, max_depth, rank_order)
-    kind: Literal["best_first", "dynamic_program"] = "best_first"
+    kind: TreeKind = "best_first"
     if rank_order == "ordered" and not ranks_fall(accept_prob, max_depth):
         kind = "dynamic_program"
     return TreesBySize(tokens, kind, paths)
+
+
+def trees_of(acceptance: Acceptance, max_nodes: int, max_depth: int) -> TreesBySize:
+    """As ``best_trees_by_size`` for what a deployment knows of acceptance, in its own rank order.
+
+    Where paths were counted they are taken as they are: the most frequent of those that were recorded. A path that was
+    not is in no tree.
+
+    >>> recorded = DraftTree((-1, 0, 0, 1, 2))
+    >>> trie = PathTrie.from_path_probs(recorded, [1.0, 0.5, 0.4, 0.1, 0.3], num_rounds=1000)
+    >>> trees_of(trie, max_nodes=4, max_depth=2).tree(2, 4).paths()
+    ((0,), (1,), (1, 0))
+    """
+    if not isinstance(acceptance, PathTrie):
+        return best_trees_by_size(acceptance.accept_prob, max_nodes, max_depth, rank_order=acceptance.rank_order)
+    tokens, paths = acceptance.best_trees(max_nodes, max_depth)
+    return TreesBySize(tokens, "best_first" if acceptance.rank_order == "free" else "dynamic_program", paths)
 
 
 def trees_by_limit(

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from specsim.acceptance.profile import AcceptanceProfile
+from specsim.acceptance.emitted import Acceptance
+from specsim.acceptance.trie import PathTrie
 from specsim.cost.model import CostModel
 from specsim.scenario import Deployment
 from specsim.search.best_first import Path
@@ -145,14 +146,17 @@ def rates_by_size(tokens: Float, first_s: Float, later_s: Float, verify_s: Float
     return rates
 
 
-def is_searched_by_widths(profile: AcceptanceProfile, max_nodes: int, max_depth: int) -> bool:
-    """Whether the search by widths holds for these trees and ends soon."""
+def is_searched_by_widths(profile: Acceptance, max_nodes: int, max_depth: int) -> bool:
+    """Whether the search by widths holds for these trees and ends soon; it does not for counts of paths, whose nodes of
+    one depth and rank are not alike."""
+    if isinstance(profile, PathTrie):
+        return False
     falls = profile.rank_order == "free" or ranks_fall(profile.accept_prob, max_depth)
     return falls and max_depth > 0 and profile.max_ranks > 1 and 2 < max_nodes <= WIDEST
 
 
 def best_by_widths(
-    profile: AcceptanceProfile,
+    profile: Acceptance,
     first_s: Float,
     widths_s: Float,
     verify_s: Float,

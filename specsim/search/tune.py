@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specsim.acceptance.emitted import longest_chain as longest_known
+from specsim.acceptance.trie import PathTrie
 from specsim.errors import InfeasibleError
 from specsim.estimate import Estimate
 from specsim.scenario import Deployment
 from specsim.search.points import nodes_that_fit, point_of
 from specsim.search.rounds import predict_all, simplest_first
-from specsim.search.tree import TreesBySize, best_trees_by_size
+from specsim.search.tree import TreeKind, trees_of
 from specsim.search.tree_bounds import (
     best_by_widths,
     first_pass_seconds,
@@ -48,15 +50,18 @@ class Tuning:
     Args:
         ranked: Every configuration that was priced, best first; plain decoding is always among them.
         infeasible: What does not fit, with the reason.
-        rate_bound: No chain or static tree within the limits that fits in memory exceeds this many tokens per second.
+        rate_bound: No chain or static tree within the limits that fits in memory exceeds this many tokens per second;
+            where paths were counted, none of paths that were recorded.
         tree_rates: ``[depth limit, nodes - 1]`` rate of the best tree of each size at the search's prices, all
             sequences together; NaN where none exists. For plots.
+        kind: How the trees of each size were found, and so why they emit the most.
     """
 
     ranked: list[Estimate]
     infeasible: list[Infeasible]
     rate_bound: float
     tree_rates: Float
+    kind: TreeKind = "best_first"
 
     @property
     def best(self) -> Estimate:
@@ -98,7 +103,8 @@ def tune(deployment: Deployment, progress: Callable[[str], None] = lambda _: Non
     progress(f"pricing {len(trees)} finalists")
     ranked = in_order(predict_all(deployment, [tree for tree in trees if tree.num_nodes <= fitting]))
     refused = _refused(deployment, [tree for tree in trees if tree.num_nodes > fitting])
-    return Tuning(ranked, refused, max(found.bound, ranked[0].tokens_per_s), found.rates)
+    refused += _unknown(deployment, len(chains))
+    return Tuning(ranked, refused, max(found.bound, ranked[0].tokens_per_s), found.rates, found.kind)
 
 
 def in_order(estimates: Sequence[Estimate]) -> list[Estimate]:
@@ -108,9 +114,9 @@ def in_order(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def longest_chain(deployment: Deployment) -> int:
-    """Most draft tokens of a chain within the limits."""
+    """Most draft tokens of a chain within the limits, of those that acceptance is known of."""
     s = deployment.scenario
-    return s.search.max_draft_len if s.drafter.kind != "none" else 0
+    return min(s.search.max_draft_len, longest_known(deployment.acceptance)) if s.drafter.kind != "none" else 0
 
 
 def verify_costs(deployment: Deployment, max_nodes: int) -> Float:
@@ -129,11 +135,13 @@ def most_nodes(deployment: Deployment) -> int:
 
 @dataclass(frozen=True)
 class TreeSearch:
-    """Finalists, the bound on any tree's rate (all sequences together), and the rate of each depth limit and size."""
+    """Finalists, the bound on any tree's rate (all sequences together), the rate of each depth limit and size, and how
+    these were found."""
 
     trees: list[DraftTree]
     bound: float
     rates: Float
+    kind: TreeKind
 
 
 def search_trees(deployment: Deployment, fitting: int) -> TreeSearch:
@@ -141,7 +149,7 @@ def search_trees(deployment: Deployment, fitting: int) -> TreeSearch:
     s, profile = deployment.scenario, deployment.acceptance
     batch, depth = s.workload.batch, s.search.max_depth if s.drafter.kind != "none" else 0
     max_nodes = min(s.search.max_nodes, fitting)
-    by_size = trees_of(deployment, max_nodes, depth)
+    by_size = trees_of(profile, max_nodes, depth)
     verify_s = verify_costs(deployment, max_nodes)
     point = point_of(deployment)
     at = np.array([float(point.context_tokens)]), np.array([float(batch)])
@@ -157,13 +165,7 @@ def search_trees(deployment: Deployment, fitting: int) -> TreeSearch:
     if profile.max_ranks == 1 and min(depth, max_nodes - 1) <= longest_chain(deployment):
         bound = 0.0  # every tree is one of the chains, which are all priced
     # For plots a shallow tree also stands at every deeper limit.
-    return TreeSearch(trees, batch * bound, batch * np.fmax.accumulate(rates, axis=0))
-
-
-def trees_of(deployment: Deployment, max_nodes: int, max_depth: int) -> TreesBySize:
-    """The likeliest trees of each size under each depth limit."""
-    profile = deployment.acceptance
-    return best_trees_by_size(profile.accept_prob, max_nodes, max_depth, rank_order=profile.rank_order)
+    return TreeSearch(trees, batch * bound, batch * np.fmax.accumulate(rates, axis=0), by_size.kind)
 
 
 def _refused(deployment: Deployment, trees: Sequence[DraftTree]) -> list[Infeasible]:
@@ -174,3 +176,13 @@ def _refused(deployment: Deployment, trees: Sequence[DraftTree]) -> list[Infeasi
         except InfeasibleError as error:
             refused.append(Infeasible(tree, str(error)))
     return refused
+
+
+def _unknown(deployment: Deployment, shortest: int) -> list[Infeasible]:
+    """Chains within the limits that hold a path never recorded: unknown, which is not never accepted."""
+    s, acceptance = deployment.scenario, deployment.acceptance
+    if s.drafter.kind == "none" or not isinstance(acceptance, PathTrie):
+        return []
+    known = shortest - 1
+    reason = f"acceptance: no recorded round drafted more than {known} first choices in a row"
+    return [Infeasible(DraftTree.chain(n), reason) for n in range(shortest, s.search.max_draft_len + 1)]

@@ -12,6 +12,7 @@ from toy_growth import PathLaws, grow, paths_of
 from specsim.decoding import StaticTree, TreePolicy
 from specsim.decoding.policies import Policy
 from specsim.decoding.policies.best_first import BestFirst
+from specsim.decoding.policies.c2t import C2t, Gate
 from specsim.decoding.policies.cast import Cast
 from specsim.decoding.policies.confidence import ConfidenceChain
 from specsim.decoding.policies.dyspec import DySpec
@@ -23,6 +24,7 @@ from specsim.errors import InputError
 from specsim.tree import DraftTree
 
 VOCAB = 9
+GATE = Gate((((((1.0, 0.2, -0.1),), (0.0,))),))
 POLICIES: list[TreePolicy] = [
     StaticTree(DraftTree.chain(4)),
     StaticTree(DraftTree.from_widths((3, 1, 2)), "sampled_with_replacement"),
@@ -42,6 +44,8 @@ POLICIES: list[TreePolicy] = [
     ConfidenceChain(draft_len=6, threshold=0.4, measure="token", draw="sampled"),
     ConfidenceChain(draft_len=6, threshold=0.3, measure="path", draw="top"),
     ConfidenceChain(draft_len=6, threshold=0.6, measure="law", draw="sampled"),
+    C2t(GATE, threshold=0.1, top_k=4, width=3, max_depth=5),
+    C2t(GATE, threshold=0.0, top_k=2, width=9, max_depth=2),
 ]
 NAMES = [f"{type(p).__name__}-{i}" for i, p in enumerate(POLICIES)]
 WORLDS = [PathLaws(1, VOCAB), PathLaws(2, VOCAB, sharpness=0.05), PathLaws(3, VOCAB, ties=True)]

@@ -118,7 +118,7 @@ def test_the_draft_is_sharded_as_the_engine_can() -> None:
 def test_mtp_modules_take_multiples_only_in_vllm() -> None:
     asked = deployment(
         hardware="b200", tensor_parallel=8, target={"model": "deepseek-v3"}, drafter={"kind": "mtp"},
-        acceptance=table(*[(0.8,)] * 4), search={"max_draft_len": 4, "max_nodes": 5, "max_depth": 4},
+        acceptance=table(*[(0.8,)] * 7), search={"max_draft_len": 4, "max_nodes": 5, "max_depth": 4},
     )  # fmt: skip
     assert asked.target.mtp_layers == 1
     assert draft_lens(dialect("vllm", "0.33.0"), asked, 4) == (0, 1, 2, 3, 4)

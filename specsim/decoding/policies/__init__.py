@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from specsim.decoding.policies.best_first import BestFirst
+from specsim.decoding.policies.c2t import C2t
 from specsim.decoding.policies.cast import Cast
 from specsim.decoding.policies.confidence import ConfidenceChain
 from specsim.decoding.policies.dyspec import DySpec
@@ -20,6 +21,7 @@ from specsim.decoding.policies.talon import Talon
 
 __all__ = [
     "BestFirst",
+    "C2t",
     "Cast",
     "ConfidenceChain",
     "DySpec",
@@ -32,5 +34,7 @@ __all__ = [
     "rsd_c",
 ]
 
-Policy: TypeAlias = BestFirst | Cast | ConfidenceChain | DySpec | Eagle2 | OptTree | StaticTree | StochasticBeam | Talon
+Policy: TypeAlias = (
+    BestFirst | C2t | Cast | ConfidenceChain | DySpec | Eagle2 | OptTree | StaticTree | StochasticBeam | Talon
+)
 """Every policy there is; ``kind`` tells them apart."""
