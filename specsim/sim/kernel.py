@@ -1,8 +1,8 @@
 """Engine steps in a row, while nobody comes and nobody goes: state in two tables, one row per running request.
 
 ``advance`` is plain arithmetic over these tables, written as loops for the compiler, which takes in the functions that
-it calls; ``specsim.sim.arrays`` has the same in whole columns. Rows stand in order of admission. Every outcome is a hash
-of seed, request and round, so neither the order of events nor the way of computing changes what a request draws.
+it calls; ``specsim.sim.arrays`` has the same in whole columns. Rows stand in order of admission. Every outcome is a
+hash of seed, request and round, so neither the order of events nor the way of computing changes what a request draws.
 """
 
 from __future__ import annotations
