@@ -15,6 +15,8 @@ from specsim.work import Float, Pass
 
 Engine = Literal["vllm", "sglang", "trtllm", "hf"]
 Sizes = tuple[tuple[int, int, int], ...]
+_ROUNDING: Final = 1e-12
+"""Relative error of a few products of doubles, with room; no mean count of tokens is that close to a whole one."""
 
 
 class EngineClass(Document):
@@ -47,11 +49,15 @@ class EngineClass(Document):
 
     def padded_tokens(self, work: Pass) -> Float:
         """Tokens that the layers run on, shape [...]: the pass's own, up to the next captured size."""
-        tokens = work.total_new_tokens
+        tokens = _whole(work.total_new_tokens)
         if not self.captured or (work.kind == "prefill" and not self.captures_prompts):
             return tokens
         size = self._size(work)
-        return np.asarray(tokens * (round_up(size, self.captured) / np.maximum(size, np.finfo(float).tiny)))
+        padded = np.where(size > 0, round_up(size, self.captured), 0.0)
+        if self.counts == "tokens":
+            return np.asarray(padded)
+        # Whole numbers stay whole: the product is exact, and its ratio rounds to the nearest.
+        return np.asarray(tokens * padded / np.maximum(size, np.finfo(float).tiny))
 
     def is_eager(self, work: Pass) -> Any:
         """Where the pass runs outside graphs, shape [...]."""
@@ -62,7 +68,18 @@ class EngineClass(Document):
         return self._size(work) > max(last for _, last, _ in self.captured)
 
     def _size(self, work: Pass) -> Float:
-        return work.total_new_tokens if self.counts == "tokens" else np.asarray(np.sum(work.num_seqs, axis=-1))
+        return _whole(work.total_new_tokens if self.counts == "tokens" else np.sum(work.num_seqs, axis=-1))
+
+
+def _whole(counts: Any) -> Float:
+    """Counts that are whole but for the rounding of a product (512 tokens as 170.67 times 3) made whole: above a
+    captured size, or a tile, the next one begins.
+
+    >>> _whole(np.array([512 + 1e-10, 3.3])).tolist()
+    [512.0, 3.3]
+    """
+    nearest = np.rint(counts)
+    return np.asarray(np.where(np.abs(counts - nearest) <= _ROUNDING * nearest, nearest, counts))
 
 
 def round_up(size: Float, captured: Sizes) -> Float:

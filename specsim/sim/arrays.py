@@ -12,6 +12,7 @@ from specsim.sim.kernel import (
     CONTEXT,
     DONE,
     DRAFTED,
+    EFFECT,
     FIRST,
     FULL,
     KEY,
@@ -21,10 +22,12 @@ from specsim.sim.kernel import (
     OUT,
     ROUNDS,
     ROW,
+    STEP,
     TAKEN,
     TODO,
     Floats,
     Ints,
+    Latent,
     Limits,
     Tables,
 )
@@ -42,7 +45,8 @@ def advance(
     shape: int,
     shapes: Ints,
     given: tuple[float, float, float, float],
-    survival: Floats,
+    bars: Floats,
+    latent: Latent,
     limits: Limits,
     tables: Tables,
     done_ints: Ints,
@@ -98,8 +102,11 @@ def advance(
             rows[:, TAKEN] = 0
         if num_decoding:
             rows[:, BLOCKS] += wanted
-            kept = draws(rows[:, KEY], rows[:, ROUNDS])[:, None] < survival[rows[:, ROW], chosen]
+            drawn, step = draws_of(rows, seconds, latent)
+            kept = drawn[:, None] < bars[rows[:, ROW], chosen]
             num_kept = np.where(width > 0, kept.cumprod(axis=1).sum(axis=1), 0)
+            if latent.is_on:
+                seconds[:, STEP] = np.where(width > 0, step, seconds[:, STEP])
             rows[:, ROUNDS] += decoding
             rows[:, DRAFTED] += width
             rows[:, ACCEPTED] += num_kept
@@ -237,6 +244,27 @@ def with_prompts(tables: Tables, time: StepTime, tokens: int, prompt_tokens: int
     if len(tables.draft_prompts) > 1:
         drafting += float(rows @ tables.draft_prompts[i0 - 1 : i0 + 1, i1 - 1 : i1 + 1] @ columns)
     return StepTime(drafting, verifying, time.host, tables.eager_s if counts[0] > tables.eager_above else 0.0)
+
+
+def draws_of(rows: Ints, seconds: Floats, latent: Latent) -> tuple[Floats, Floats]:
+    """What decides the next round of each row, low being lucky; and the normals that it leaves in ``STEP``."""
+    if not latent.is_on:
+        return draws(rows[:, KEY], rows[:, ROUNDS]), seconds[:, STEP]
+    step = latent.keep * seconds[:, STEP] + latent.shock * normals(rows[:, KEY], rows[:, ROUNDS])
+    return -(latent.effect * seconds[:, EFFECT] + latent.own * step), step
+
+
+def normals(key: Ints, rounds: Ints) -> Floats:
+    """Standard normal numbers of rounds, by the key of their request.
+
+    Source: Box and Muller 1958, on ``draws``.
+
+    >>> values = normals(np.arange(10_000), np.zeros(10_000, int))
+    >>> bool(abs(values.mean()) < 0.03 and abs(values.std() - 1) < 0.03)
+    True
+    """
+    radius = np.sqrt(-2 * np.log(1 - draws(key, rounds)))
+    return np.asarray(radius * np.cos(2 * np.pi * draws(~key, rounds)))
 
 
 def draws(key: Ints, rounds: Ints) -> Floats:

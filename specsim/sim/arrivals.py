@@ -15,6 +15,7 @@ import simpy
 from specsim.errors import InputError
 from specsim.sim.jobs import Job
 from specsim.sim.kernel import Floats, Ints
+from specsim.sim.natures import Natures
 from specsim.sim.server import Server
 from specsim.workload.requests import Requests
 
@@ -47,6 +48,7 @@ class Arrivals:
         max_waiting: More that wait end the run.
         num_waiting: How many wait now.
         identity_tokens: Tokens behind one identity of a prefix; 0 where prefixes are not looked at.
+        natures: How requests differ; None where none does.
     """
 
     env: simpy.Environment
@@ -59,6 +61,7 @@ class Arrivals:
     max_waiting: int
     num_waiting: Callable[[], int]
     identity_tokens: int = 0
+    natures: Natures | None = None
     next_s: float = inf
     num_arrived: int = 0
     overflowed: bool = False
@@ -103,8 +106,8 @@ class Arrivals:
         following = self._next_turn(job, now_s)
         if following is not None and following.prefix and self.identity_tokens:
             whole = (job.prompt_tokens + job.output_tokens - 1) // self.identity_tokens
-            server.cache.remember(following.prefix[:whole])
-            server.cache.shrink(server.free)
+            server.inside.cache.remember(following.prefix[:whole])
+            server.inside.cache.shrink(server.inside.free)
 
     def _take_turn(self, job: Job, delay_s: float) -> None:
         if job.session in self._turns:
@@ -188,12 +191,16 @@ class Arrivals:
 
     def _has_more(self, chunk: Requests) -> bool:
         said = (chunk.session, chunk.prefix_blocks, chunk.priority, chunk.ttft_slo_s, chunk.tpot_slo_s)
-        return self.survival is not None or any(column is not None for column in said)
+        return self.survival is not None or self.natures is not None or any(column is not None for column in said)
 
     def _with_more(self, chunk: Requests, jobs: list[Job]) -> Iterator[tuple[Job, float]]:
         numbers = np.array([job.number for job in jobs], dtype=np.int64)
         category = np.full(len(jobs), -1) if chunk.category is None else chunk.category
         own = None if self.survival is None else self.survival(numbers, category)
+        if self.natures is not None:
+            effects, steps = self.natures.of(np.array([job.key for job in jobs], dtype=np.int64))
+            for job, effect, step in zip(jobs, effects.tolist(), steps.tolist(), strict=True):
+                job.effect, job.step = effect, step
         for name in ("priority", "ttft_slo_s", "tpot_slo_s"):
             if (column := getattr(chunk, name)) is not None:
                 for job, value in zip(jobs, column.tolist(), strict=True):

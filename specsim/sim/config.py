@@ -1,4 +1,4 @@
-"""What a server is told when it is started."""
+"""What servers are told when they are started."""
 
 from __future__ import annotations
 
@@ -55,3 +55,22 @@ class ServerConfig(Document):
     token_s: float = Field(0.0, ge=0, le=1)
     max_waiting: int = Field(100_000, ge=1)
     until_s: float | None = Field(None, gt=0)
+
+
+class PrefillPool(Document):
+    """Replicas that read prompts for others to go on: disaggregated prefill.
+
+    A cache is sent when its prompt is read, whole, one after another from each replica, whose blocks it holds until it
+    is sent. It is decoded once it has arrived and its replica has room for it; until then it waits beside that memory.
+
+    Attributes:
+        replicas: How many.
+        link_bytes_per_s: That leave a replica, all of its devices together; None: at once.
+        latency_s: Of each cache, beside its bytes.
+        config: Of each of these replicas; None: that of the others.
+    """
+
+    replicas: int = Field(ge=1)
+    link_bytes_per_s: float | None = Field(gt=0)
+    latency_s: float = Field(0.0, ge=0)
+    config: ServerConfig | None = None

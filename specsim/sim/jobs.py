@@ -11,13 +11,16 @@ import numpy as np
 
 from specsim.sim import kernel
 from specsim.sim.config import ServerConfig
-from specsim.sim.kernel import MISSING, PROMPT, REQUEST, Floats, Ints, Limits, Tables
+from specsim.sim.kernel import MISSING, PROMPT, REQUEST, Floats, Ints, Latent, Limits, Tables
 from specsim.sim.policies import Admission, DraftControl, Waiting
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request on its way through a server, as it came or as it was when it lost its place."""
+    """A request on its way through a server, as it came or as it was when it lost its place.
+
+    ``has_cache``: a prefill replica read its prompt, and its cache comes along.
+    """
 
     number: int
     arrival_s: float
@@ -32,6 +35,9 @@ class Job:
     survival: Floats | None = None
     ints: Ints | None = None
     floats: Floats | None = None
+    effect: float = 0.0
+    step: float = 0.0
+    has_cache: bool = False
 
     def row(self) -> tuple[Ints, Floats]:
         """Its rows of state, ``[1, columns]``, as of one that is not inside."""
@@ -39,7 +45,7 @@ class Job:
             return self.ints[None], self.floats[None]
         ints = np.zeros((1, kernel.NUM_INTS), dtype=np.int64)
         ints[0, [REQUEST, PROMPT, MISSING]] = self.number, self.prompt_tokens, self.output_tokens
-        return ints, np.array([[self.arrival_s, nan, nan, nan, nan, self.tpot_slo_s]])
+        return ints, np.array([[self.arrival_s, nan, nan, nan, nan, self.tpot_slo_s, self.effect, self.step]])
 
 
 class Rules(NamedTuple):
@@ -51,6 +57,7 @@ class Rules(NamedTuple):
         limits: Of a step.
         num_blocks: Blocks of KV memory of a replica.
         survival: ``[shape, depth]`` of requests that have none of their own.
+        latent: How rounds of a request are alike.
         admission, control: The policies.
         blocks_per_identity: Blocks of KV memory behind one identity of a prefix.
         drops_last: Whether the last block of a prefix that is found is computed again, for a drafter's sake.
@@ -59,6 +66,7 @@ class Rules(NamedTuple):
         by_step: Whether every engine step is an event of its own.
         swap_s_per_token: Of moving cache to the host or back.
         checks: Whether blocks are counted anew after each stretch.
+        prefills: Whether prompts are all that a replica reads, for others to go on.
     """
 
     config: ServerConfig
@@ -66,6 +74,7 @@ class Rules(NamedTuple):
     limits: Limits
     num_blocks: int
     survival: Floats
+    latent: Latent
     admission: Admission
     control: DraftControl
     blocks_per_identity: int
@@ -75,6 +84,7 @@ class Rules(NamedTuple):
     by_step: bool
     swap_s_per_token: float
     checks: bool
+    prefills: bool = False
 
 
 def columns_of(jobs: list[Job]) -> Waiting:

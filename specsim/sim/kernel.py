@@ -1,14 +1,15 @@
 """Engine steps in a row, while nobody comes and nobody goes: state in two tables, one row per running request.
 
-``advance`` is plain arithmetic over these tables, written as loops for the compiler; ``specsim.sim.arrays`` has the
-same in whole columns. Rows stand in order of admission. Every outcome is a hash of seed, request and round, so neither
-the order of events nor the way of computing changes what a request draws.
+``advance`` is plain arithmetic over these tables, written as loops for the compiler, which takes in the functions that
+it calls; ``specsim.sim.arrays`` has the same in whole columns. Rows stand in order of admission. Every outcome is a
+hash of seed, request and round, so neither the order of events nor the way of computing changes what a request draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -25,9 +26,10 @@ NUM_INTS: Final = 15
 """REQUEST its number; PROMPT tokens; CONTEXT in the cache; MISSING tokens to come; TODO prompt tokens to be read, TAKEN
 of them in this step; BLOCKS held; OUT tokens; ROUNDS, DRAFTED, ACCEPTED so far; ROW of its survival; KEY of its draws;
 PREEMPTED times; CACHED prompt tokens found."""
-# Columns of the table of floats: seconds.
-ARRIVAL, ADMITTED, FIRST, LAST, LONGEST, TPOT_SLO = range(6)
-NUM_FLOATS: Final = 6
+# Columns of the table of floats.
+ARRIVAL, ADMITTED, FIRST, LAST, LONGEST, TPOT_SLO, EFFECT, STEP = range(8)
+NUM_FLOATS: Final = 8
+"""Seconds but for the last two: EFFECT the request's own normal, STEP that of its last round; see ``Latent``."""
 # Columns of the log of steps.
 NUM_LOGGED: Final = 9
 
@@ -50,6 +52,25 @@ class Limits(NamedTuple):
     token_budget: int
     mixes: bool
     chunks: bool
+
+
+class Latent(NamedTuple):
+    """How rounds of one request are alike: ``specsim.acceptance.spread`` as weights of normals.
+
+    Args:
+        is_on: Whether they are; else each round is drawn by itself.
+        keep, shock: Of the last round's normal and of a new one in this round's.
+        effect, own: Of the request's normal and of the round's in what is held against the acceptance.
+    """
+
+    is_on: bool
+    keep: float
+    shock: float
+    effect: float
+    own: float
+
+
+INDEPENDENT: Final = Latent(False, 0.0, 1.0, 0.0, 1.0)
 
 
 class Tables(NamedTuple):
@@ -99,7 +120,8 @@ def advance(
     shape: Any,
     shapes: Any,
     given: Any,
-    survival: Any,
+    bars: Any,
+    latent: Any,
     limits: Any,
     tables: Any,
     done_ints: Any,
@@ -115,8 +137,9 @@ def advance(
         now: When the first step begins.
         max_steps: At most so many.
         resume_below: End, too, once fewer prompt tokens are still to be read; 0 for never.
-        shape: Of all rounds; -1 where ``shapes[n]`` has one for each row and ``given`` the two parts of the time.
-        survival: ``[row, shape, depth]`` probability that at least so many draft tokens are kept.
+        shape: Of all rounds; -1 where ``shapes[n]`` has one for each row and ``given`` the parts of the time.
+        bars: ``[row, shape, depth]``: at least so many draft tokens are kept where the draw is below.
+        latent: What draws are; see there.
         limits, tables: See above.
         done_ints, done_floats: Where rows of those who finish go.
         log: ``[steps, NUM_LOGGED]`` what each step did, where ``keeps``.
@@ -138,61 +161,19 @@ def advance(
                     num_decoding += 1
                     tokens += 1 + width
                     context += ints[i, CONTEXT]
-                    held = ints[i, CONTEXT] + 1 + width + limits.lookahead
-                    blocks += max(0, (held + limits.block_tokens - 1) // limits.block_tokens - ints[i, BLOCKS])
+                    blocks += max(0, blocks_of(ints[i, CONTEXT], width, limits) - ints[i, BLOCKS])
         if blocks > free:
             status = FULL
             break
-        prompt_tokens, pairs = 0, 0.0
-        if pending > 0:
-            left = limits.token_budget - tokens
-            for i in range(n):
-                todo = ints[i, TODO]
-                take = 0
-                if todo > 0 and left > 0:
-                    if todo <= left or (not limits.chunks and prompt_tokens == 0):
-                        take = todo
-                    elif limits.chunks:
-                        take = left
-                    else:
-                        left = 0
-                ints[i, TAKEN] = take
-                left -= take
-                prompt_tokens += take
-                pairs += take * (ints[i, CONTEXT] + (take + 1) / 2)
-        # The time of the step.
+        prompt_tokens, pairs = take_prompts(ints, n, tokens, limits) if pending > 0 else (0, 0.0)
         drafting, verifying, host, least = 0.0, 0.0, tables.step_s, 0.0
         if shape < 0:
             drafting, verifying, host, least = given[0], given[1], given[2], given[3]
         elif num_decoding > 0:
-            mean = context / num_decoding
-            at = min(max(int(np.searchsorted(tables.context, mean)), 1), len(tables.context) - 1)
-            part = (mean - tables.context[at - 1]) / (tables.context[at] - tables.context[at - 1])
-            b = num_decoding - 1
-            drafting = tables.drafting[shape, b, at - 1] * (1 - part) + tables.drafting[shape, b, at] * part
-            verifying = tables.verifying[shape, b, at - 1] * (1 - part) + tables.verifying[shape, b, at] * part
-            host, least = tables.host_s[shape, b], tables.least[shape, b]
+            drafting, verifying, host, least = round_time(tables, shape, num_decoding, context / num_decoding)
         if prompt_tokens > 0:
-            if tokens > 0:
-                verifying += tables.beside_s
-            # The layers run on all tokens; attention of prompts is that of a pass of their own.
-            for sign, count in ((1.0, tokens + prompt_tokens), (-1.0, prompt_tokens), (-1.0, tokens)):
-                if count > 0:
-                    i0 = min(max(int(np.searchsorted(tables.tokens, count)), 1), len(tables.tokens) - 1)
-                    p0 = (count - tables.tokens[i0 - 1]) / (tables.tokens[i0] - tables.tokens[i0 - 1])
-                    verifying += sign * (tables.layers[i0 - 1] * (1 - p0) + tables.layers[i0] * p0)
-            i0 = min(max(int(np.searchsorted(tables.tokens, prompt_tokens)), 1), len(tables.tokens) - 1)
-            p0 = (prompt_tokens - tables.tokens[i0 - 1]) / (tables.tokens[i0] - tables.tokens[i0 - 1])
-            keys = pairs / prompt_tokens
-            i1 = min(max(int(np.searchsorted(tables.keys, keys)), 1), len(tables.keys) - 1)
-            p1 = (keys - tables.keys[i1 - 1]) / (tables.keys[i1] - tables.keys[i1 - 1])
-            for a in range(2):
-                for c in range(2):
-                    weight = (p0 if a else 1 - p0) * (p1 if c else 1 - p1)
-                    verifying += weight * tables.prompts[i0 - 1 + a, i1 - 1 + c]
-                    if tables.draft_prompts.shape[0] > 1:
-                        drafting += weight * tables.draft_prompts[i0 - 1 + a, i1 - 1 + c]
-            least = tables.eager_s if tokens + prompt_tokens > tables.eager_above else 0.0
+            more = prompt_time(tables, tokens, prompt_tokens, pairs / prompt_tokens)
+            drafting, verifying, least = drafting + more[0], verifying + more[1], more[2]
         end = now + (drafting + max(verifying, least) + host)
         # What came out of it.
         emitted, drafted = 0, 0
@@ -206,18 +187,12 @@ def advance(
             elif decodes:
                 chosen = shape if shape >= 0 else shapes[i]
                 width = tables.width[chosen]
-                held = ints[i, CONTEXT] + 1 + width + limits.lookahead
-                need = (held + limits.block_tokens - 1) // limits.block_tokens
-                if need > ints[i, BLOCKS]:
-                    ints[i, BLOCKS] = need
+                ints[i, BLOCKS] = max(ints[i, BLOCKS], blocks_of(ints[i, CONTEXT], width, limits))
                 kept = 0
                 if width > 0:
-                    z = np.uint64(ints[i, KEY]) + np.uint64(ints[i, ROUNDS]) * np.uint64(0x9E3779B97F4A7C15)
-                    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-                    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                    draw = ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 1.1102230246251565e-16
+                    draw = drawn(ints, floats, i, latent)
                     row = ints[i, ROW]
-                    while kept < survival.shape[2] and draw < survival[row, chosen, kept]:
+                    while kept < bars.shape[2] and draw < bars[row, chosen, kept]:
                         kept += 1
                 ints[i, ROUNDS] += 1
                 ints[i, DRAFTED] += width
@@ -254,19 +229,111 @@ def advance(
         if finished > 0 or now >= horizon or pending < resume_below:
             break
     if finished > 0:
-        place, gone = 0, 0
-        for i in range(n):
-            if ints[i, MISSING] == 0:
-                done_ints[gone] = ints[i]
-                done_floats[gone] = floats[i]
-                gone += 1
-            else:
-                if place < i:
-                    ints[place] = ints[i]
-                    floats[place] = floats[i]
-                place += 1
-        n = place
+        n = part(ints, floats, n, done_ints, done_floats)
     return now, steps, status, n, finished, free, pending
+
+
+def blocks_of(context: Any, width: Any, limits: Any) -> Any:
+    """Blocks that a sequence needs for a round of ``width`` drafts."""
+    return (context + 1 + width + limits.lookahead + limits.block_tokens - 1) // limits.block_tokens
+
+
+def take_prompts(ints: Any, n: Any, tokens: Any, limits: Any) -> Any:
+    """Fill what ``tokens`` that are decoded leave of a step with prompts, first come first served.
+
+    Returns:
+        Prompt tokens, and the keys that they see, summed.
+    """
+    prompt_tokens, pairs, left = 0, 0.0, limits.token_budget - tokens
+    for i in range(n):
+        todo = ints[i, TODO]
+        take = 0
+        if todo > 0 and left > 0:
+            if todo <= left or (not limits.chunks and prompt_tokens == 0):
+                take = todo
+            elif limits.chunks:
+                take = left
+            else:
+                left = 0
+        ints[i, TAKEN] = take
+        left -= take
+        prompt_tokens += take
+        pairs += take * (ints[i, CONTEXT] + (take + 1) / 2)
+    return prompt_tokens, pairs
+
+
+def place(nodes: Any, value: Any) -> Any:
+    """The node after ``value``, and how far on from the one before it; outside, the nearest line goes on."""
+    at = min(max(int(np.searchsorted(nodes, value)), 1), len(nodes) - 1)
+    return at, (value - nodes[at - 1]) / (nodes[at] - nodes[at - 1])
+
+
+def round_time(tables: Any, shape: Any, batch: Any, context: Any) -> Any:
+    """Seconds of a round: drafting, the target's pass, the host, and how long the pass lasts at least."""
+    at, share = place(tables.context, context)
+    b = batch - 1
+    drafting = tables.drafting[shape, b, at - 1] * (1 - share) + tables.drafting[shape, b, at] * share
+    verifying = tables.verifying[shape, b, at - 1] * (1 - share) + tables.verifying[shape, b, at] * share
+    return drafting, verifying, tables.host_s[shape, b], tables.least[shape, b]
+
+
+def prompt_time(tables: Any, tokens: Any, prompt_tokens: Any, keys: Any) -> Any:
+    """Seconds that prompts, whose tokens see so many ``keys`` in the mean, add to a step that decodes ``tokens``:
+    drafting, the target's pass, and how long it now lasts at least."""
+    drafting, verifying = 0.0, tables.beside_s if tokens > 0 else 0.0
+    # The layers run on all tokens; attention of prompts is that of a pass of their own.
+    for sign, count in ((1.0, tokens + prompt_tokens), (-1.0, prompt_tokens), (-1.0, tokens)):
+        if count > 0:
+            i, p = place(tables.tokens, count)
+            verifying += sign * (tables.layers[i - 1] * (1 - p) + tables.layers[i] * p)
+    i0, p0 = place(tables.tokens, prompt_tokens)
+    i1, p1 = place(tables.keys, keys)
+    for a in range(2):
+        for c in range(2):
+            weight = (p0 if a else 1 - p0) * (p1 if c else 1 - p1)
+            verifying += weight * tables.prompts[i0 - 1 + a, i1 - 1 + c]
+            if tables.draft_prompts.shape[0] > 1:
+                drafting += weight * tables.draft_prompts[i0 - 1 + a, i1 - 1 + c]
+    return drafting, verifying, tables.eager_s if tokens + prompt_tokens > tables.eager_above else 0.0
+
+
+def uniform(key: Any, number: Any) -> Any:
+    """A number in [0, 1); see ``arrays.draws``."""
+    z = np.uint64(key) + np.uint64(number) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 1.1102230246251565e-16
+
+
+def drawn(ints: Any, floats: Any, i: Any, latent: Any) -> Any:
+    """What decides a round: uniform by itself, or minus a normal that remembers; low is lucky."""
+    key, number = ints[i, KEY], ints[i, ROUNDS]
+    if not latent.is_on:
+        return uniform(key, number)
+    radius = np.sqrt(-2 * np.log(1 - uniform(key, number)))
+    normal = radius * np.cos(2 * np.pi * uniform(~key, number))
+    floats[i, STEP] = latent.keep * floats[i, STEP] + latent.shock * normal
+    return -(latent.effect * floats[i, EFFECT] + latent.own * floats[i, STEP])
+
+
+def part(ints: Any, floats: Any, n: Any, done_ints: Any, done_floats: Any) -> Any:
+    """Move rows that are done out, the others up; how many are left."""
+    left, gone = 0, 0
+    for i in range(n):
+        if ints[i, MISSING] == 0:
+            done_ints[gone] = ints[i]
+            done_floats[gone] = floats[i]
+            gone += 1
+        else:
+            if left < i:
+                ints[left] = ints[i]
+                floats[left] = floats[i]
+            left += 1
+    return left
+
+
+_CALLED: Final = (blocks_of, place, round_time, take_prompts, prompt_time, uniform, drawn, part)
+"""Functions that ``advance`` calls, each after those that it calls itself."""
 
 
 @cache
@@ -276,5 +343,8 @@ def compiled() -> Callable[..., Any] | None:
         import numba
     except ImportError:  # an extra
         return None
-    fast: Callable[..., Any] = numba.njit(advance, cache=True)
+    names = dict(globals())
+    for function in (*_CALLED, advance):
+        names[function.__name__] = numba.njit(FunctionType(function.__code__, names, function.__name__), cache=True)
+    fast: Callable[..., Any] = names["advance"]
     return fast

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from specsim.sim.arrays import StepTime, draws, round_time
-from specsim.sim.kernel import CONTEXT, FIRST, KEY, MISSING, OUT, REQUEST, ROUNDS, ROW, TPOT_SLO, Floats, Ints, Tables
+from specsim.sim.arrays import StepTime, draws_of, round_time
+from specsim.sim.kernel import CONTEXT, FIRST, MISSING, OUT, REQUEST, ROW, TPOT_SLO, Floats, Ints, Latent, Tables
 from specsim.sim.policies import StepView
 
 
@@ -39,9 +39,12 @@ def view_of(
     rows: Ints,
     seconds: Floats,
     survival: Floats,
+    bars: Floats,
     tables: Tables,
+    latent: Latent,
 ) -> StepView:
     """What a control sees; ``rows`` and ``seconds`` are those of the requests that decode."""
+    drawn, _ = draws_of(rows, seconds, latent)
     longest = survival[rows[:, ROW], -1]
     context = float(rows[:, CONTEXT].mean()) if len(rows) else 0.0
 
@@ -62,7 +65,7 @@ def view_of(
         first_token_s=seconds[:, FIRST].copy(),
         tpot_slo_s=seconds[:, TPOT_SLO].copy(),
         survival=longest,
-        would_accept=(draws(rows[:, KEY], rows[:, ROUNDS])[:, None] < longest).cumprod(axis=1).sum(axis=1),
+        would_accept=(drawn[:, None] < bars[rows[:, ROW], -1]).cumprod(axis=1).sum(axis=1),
         time_s=time_s,
     )
 

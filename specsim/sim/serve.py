@@ -7,20 +7,23 @@ from dataclasses import dataclass, field
 from math import inf, sqrt
 from typing import Any, Literal
 
-import numpy as np
 import simpy
 
+from specsim.acceptance import RequestSpread
 from specsim.errors import InputError, SpecsimError
 from specsim.scenario import Deployment
 from specsim.sim.arrivals import Arrivals, SurvivalOf, chunks_of
-from specsim.sim.config import ServerConfig
+from specsim.sim.config import PrefillPool, ServerConfig
+from specsim.sim.handover import Handover
 from specsim.sim.jobs import Job, Rules
 from specsim.sim.kernel import Tables
-from specsim.sim.policies import Admission, Arriving, DraftControl, Replicas, Routing
+from specsim.sim.natures import Natures
+from specsim.sim.policies import Admission, DraftControl, Routing
 from specsim.sim.policies.basic import FirstCome, RoundRobin
+from specsim.sim.pool import Pool
 from specsim.sim.recorder import Recorder, Sink, StepRecorder
-from specsim.sim.server import Server
-from specsim.sim.setup import rules_of, shapes_of
+from specsim.sim.server import Server, Take
+from specsim.sim.setup import cache_bytes_per_token, prefill_rules, rules_of, shapes_of
 from specsim.tree import DraftTree
 from specsim.workload.log import RequestLog, StepLog
 from specsim.workload.requests import Requests
@@ -76,6 +79,8 @@ def serve(
     by_step: bool = False,
     compiled: bool | None = None,
     checks: bool = False,
+    prefill: PrefillPool | None = None,
+    spread: RequestSpread | Literal["fitted"] | None = "fitted",
 ) -> ServingRun:
     """Serve requests until all are done, or the queue outgrows every bound.
 
@@ -96,6 +101,10 @@ def serve(
         by_step: Every engine step an event of its own: slower, and the same records.
         compiled: Whether stretches run in machine code (numba); None: once it is worth it and where it is installed.
         checks: Assert after each stretch that requests, tokens and blocks are conserved.
+        prefill: Replicas that read the prompts, beside ``replicas`` that decode; None: each does both. Their numbers in
+            the records follow those of the others.
+        spread: How requests differ and rounds remember; ``fitted``: as the deployment's acceptance says, if it does and
+            no ``survival`` is given; None: rounds are drawn by themselves.
 
     Raises:
         InputError: for wrong numbers, or drafts that the acceptance can not judge.
@@ -105,9 +114,16 @@ def serve(
         raise InputError("replicas", "must be >= 1", replicas)
     stream, identity_tokens = chunks_of(requests)
     shapes = shapes_of(control, trees)
-    rules = rules_of(deployment, config, shapes, admission, control, identity_tokens, tables, compiled, by_step, checks)
-    run = _Run(deployment, rules, replicas, routing, Recorder(sink), StepRecorder() if keep_steps else None)
-    return run.play(stream, seed, survival, identity_tokens if config.prefix_caching else 0)
+    if spread == "fitted":
+        spread = deployment.acceptance.spread if survival is None else None
+    rules = rules_of(
+        deployment, config, shapes, admission, control, identity_tokens, tables, compiled, by_step, checks, spread
+    )
+    natures = None
+    if spread is not None:
+        natures = Natures(spread, deployment.acceptance, DraftTree.chain(deployment.acceptance.max_depth))
+    run = _Run(deployment, rules, replicas, routing, Recorder(sink), StepRecorder() if keep_steps else None, prefill)
+    return run.play(stream, seed, survival, natures, identity_tokens if config.prefix_caching else 0)
 
 
 @dataclass(eq=False)
@@ -120,31 +136,30 @@ class _Run:
     routing: Routing
     recorder: Recorder
     steps: StepRecorder | None
+    prefill: PrefillPool | None
     refusals: dict[int, str] = field(default_factory=dict)
 
     def play(
-        self, stream: Iterator[Requests], seed: int, survival: SurvivalOf | None, identity_tokens: int
+        self,
+        stream: Iterator[Requests],
+        seed: int,
+        survival: SurvivalOf | None,
+        natures: Natures | None,
+        identity_tokens: int,
     ) -> ServingRun:
         config, env = self.rules.config, simpy.Environment()
-        self.lanes, self.until_s = config.pipeline_parallel, inf if config.until_s is None else config.until_s
+        self.until_s = inf if config.until_s is None else config.until_s
         self.arrivals = arrivals = Arrivals(
             env, stream, seed, survival, self._why_not, self._route, self._refuse, config.max_waiting,
-            self._num_waiting, identity_tokens,
+            self._num_waiting, identity_tokens, natures,
         )  # fmt: skip
-        self.servers = [
-            Server(
-                env,
-                n // self.lanes,
-                self.rules,
-                self.recorder,
-                self.steps,
-                arrivals.deliver,
-                self._horizon,
-                arrivals.left,
-            )
-            for n in range(self.replicas * self.lanes)
-        ]
-        self.routed = self.routing.start()
+        self.handover: Handover | None = None
+        self.decoding = self.reading = self._pool(env, self.rules, self.replicas)
+        if self.prefill is not None:
+            self.handover = self._handover(env, self.prefill)
+            rules = prefill_rules(self.rules, self.prefill)
+            self.reading = self._pool(env, rules, self.prefill.replicas, self.handover.take)
+        self.servers = self.decoding.servers + (self.reading.servers if self.handover else [])
         env.process(_told(arrivals.send()))
         for server in self.servers:
             env.process(_told(server.serve()))
@@ -157,11 +172,38 @@ class _Run:
             raise wrong.args[0] from None
         return self._result(interrupted)
 
+    def _pool(self, env: simpy.Environment, rules: Rules, replicas: int, hand_over: Take | None = None) -> Pool:
+        lanes, first = rules.config.pipeline_parallel, self.replicas if hand_over else 0
+        horizon = self._decode_horizon if self.prefill is not None and hand_over is None else self._horizon
+        servers = [
+            Server(
+                env, first + n // lanes, rules, self.recorder, self.steps, self._deliver, horizon, self.arrivals.left,
+                hand_over,
+            )
+            for n in range(replicas * lanes)
+        ]  # fmt: skip
+        return Pool(servers, replicas, lanes, self.routing)
+
+    def _handover(self, env: simpy.Environment, pool: PrefillPool) -> Handover:
+        token_s = 0.0
+        if pool.link_bytes_per_s is not None:
+            has_drafter = self.rules.control.max_draft_len > 0
+            token_s = cache_bytes_per_token(self.deployment, has_drafter) / pool.link_bytes_per_s
+        return Handover(env, token_s, pool.latency_s, self.decoding.route, self.recorder, self.arrivals.left)
+
+    def _deliver(self, now_s: float) -> None:
+        self.arrivals.deliver(now_s)
+        if self.handover is not None:
+            self.handover.deliver(now_s)
+
     def _result(self, interrupted: bool) -> ServingRun:
         for server in self.servers:
             server.land()
             server.end()
-        verdict, reason = verdict_of(self.arrivals, sum(len(s.waiting) + s.num_running for s in self.servers))
+        if self.handover is not None:
+            self.handover.end()
+        inside = sum(len(s.waiting) + s.num_running for s in self.servers)
+        verdict, reason = verdict_of(self.arrivals, inside + (self.handover.num_moving if self.handover else 0))
         if interrupted:
             verdict, reason = "interrupted", "the run was interrupted; its records go as far as it came"
         requests = self.recorder.finish()
@@ -180,43 +222,28 @@ class _Run:
             num_refused=refused,
             num_steps=sum(server.num_steps for server in self.servers),
             duration_s=max(server.clock_s for server in self.servers),
-            kv_blocks=self.rules.num_blocks * self.lanes,
+            kv_blocks=self.rules.num_blocks * self.rules.config.pipeline_parallel,
         )
 
     def _horizon(self, server: Server) -> float:
-        """Until when nothing can reach a server: the next arrival, or an answer elsewhere that a session waits for."""
+        """Until when nothing can reach a server: the next arrival, an answer elsewhere that a session waits for, or a
+        cache that has been sent."""
         until = min(self.arrivals.next_s, self.until_s)
         if self.arrivals.num_held and len(self.servers) > 1:
             others = (s.clock_s for s in self.servers if s is not server and s.num_running)
             until = min(until, min(others, default=inf))
-        return until
+        return until if self.handover is None else min(until, self.handover.next_s)
+
+    def _decode_horizon(self, server: Server) -> float:
+        """Until when no cache can reach a server: one is read at the earliest when a prefill replica's steps end."""
+        reading = (s.clock_s for s in self.reading.servers if s.num_running)
+        return min(self._horizon(server), min(reading, default=inf))
 
     def _num_waiting(self) -> int:
         return sum(len(server.waiting) for server in self.servers)
 
     def _route(self, job: Job, now_s: float) -> Server:
-        if len(self.servers) == 1:
-            return self.servers[0]
-        chosen = 0
-        if self.replicas > 1:
-            arriving = Arriving(job.number, job.prompt_tokens, job.output_tokens, job.session, job.priority)
-            self.routed, chosen = self.routing.pick(self.routed, self._columns(job), now_s, arriving)
-            if not 0 <= chosen < self.replicas:
-                raise InputError("replica", f"must be from 0 to {self.replicas - 1}, as routing was asked", chosen)
-        lanes = self.servers[chosen * self.lanes : (chosen + 1) * self.lanes]
-        return min(lanes, key=lambda server: server.num_running + len(server.waiting))
-
-    def _columns(self, job: Job) -> Replicas:
-        each = self.rules.blocks_per_identity * self.rules.limits.block_tokens
-        rows = np.array(
-            [
-                (s.num_running, len(s.waiting), s.free, s.cache.num_hits(job.prefix) * each if job.prefix else 0)
-                for s in self.servers
-            ],
-            dtype=np.int64,
-        ).reshape(self.replicas, self.lanes, 4)
-        running, waiting, free = rows[:, :, :3].sum(axis=1).T
-        return Replicas(running, waiting, free, rows[:, :, 3].max(axis=1))
+        return self.reading.route(job, now_s)
 
     def _why_not(self, prompt_tokens: int, output_tokens: int) -> str:
         """Why a request can never be served; empty where it can."""
@@ -226,7 +253,11 @@ class _Run:
             return f"{longest} tokens, where {self.deployment.target.name} has positions for {most}"
         slots = self.rules.num_blocks * limits.block_tokens
         needed = longest + self.rules.longest_draft + limits.lookahead
-        return f"{needed} tokens with its drafts, where the KV memory holds {slots}" if needed > slots else ""
+        if needed > slots:
+            return f"{needed} tokens with its drafts, where the KV memory holds {slots}"
+        slots = self.reading.servers[0].rules.num_blocks * limits.block_tokens
+        too_long = prompt_tokens > slots
+        return f"a prompt of {prompt_tokens} tokens, where the memory of prefill holds {slots}" if too_long else ""
 
     def _refuse(self, job: Job, why: str) -> None:
         if len(self.refusals) < 100:

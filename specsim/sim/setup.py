@@ -7,15 +7,17 @@ from typing import Any, Final
 
 import numpy as np
 
+from specsim.acceptance import RequestSpread
 from specsim.acceptance.emitted import check_tree_fits, emitted_distribution, tokens_per_round
 from specsim.errors import InputError
 from specsim.model import kv_bytes_per_token
 from specsim.scenario import Deployment
 from specsim.sim import arrays, kernel
-from specsim.sim.config import ServerConfig
+from specsim.sim.config import PrefillPool, ServerConfig
 from specsim.sim.jobs import Rules
 from specsim.sim.kernel import Floats, Limits, Tables
 from specsim.sim.kv import num_blocks
+from specsim.sim.natures import latent_of
 from specsim.sim.policies import Admission, DraftControl
 from specsim.sim.ragged import view_of_nobody
 from specsim.sim.step_times import Rounds, step_tables
@@ -66,6 +68,7 @@ def rules_of(
     compiled: bool | None,
     by_step: bool,
     checks: bool,
+    spread: RequestSpread | None,
 ) -> Rules:
     kind, has_drafter = deployment.scenario.drafter.kind, control.max_draft_len > 0
     if has_drafter and kind == "none":
@@ -90,6 +93,7 @@ def rules_of(
         limits=Limits(block, lookahead, config.token_budget, config.mixes, config.chunks),
         num_blocks=blocks // lanes,
         survival=_survival(deployment, shapes),
+        latent=latent_of(spread),
         admission=admission,
         control=control,
         blocks_per_identity=max(identity_tokens // block, 1),
@@ -100,6 +104,28 @@ def rules_of(
         swap_s_per_token=swap_s,
         checks=checks,
     )
+
+
+def prefill_rules(rules: Rules, pool: PrefillPool) -> Rules:
+    """Of replicas that read prompts and nothing else: no room for drafts, and whoever is read leaves."""
+    limits, lanes = rules.limits._replace(lookahead=0), rules.config.pipeline_parallel
+    config = rules.config.model_copy(update={"reserves": False})
+    if (own := pool.config) is not None:
+        if (own.block_tokens, own.pipeline_parallel) != (limits.block_tokens, lanes):
+            said = own.block_tokens, own.pipeline_parallel
+            raise InputError(
+                "prefill.config", f"must have the blocks and stages of config, {(limits.block_tokens, lanes)}", said
+            )
+        limits = Limits(limits.block_tokens, 0, own.token_budget, own.mixes, own.chunks)
+        config = own.model_copy(update={"reserves": False, "max_running": -(-own.max_running // lanes)})
+    blocks = own.kv_blocks // lanes if own is not None and own.kv_blocks else rules.num_blocks
+    return rules._replace(config=config, limits=limits, num_blocks=blocks, prefills=True)
+
+
+def cache_bytes_per_token(deployment: Deployment, has_drafter: bool) -> int:
+    """What is sent for each token of a prompt: the target's cache, and the drafter's where it has one."""
+    draft = deployment.draft if has_drafter else None
+    return kv_bytes_per_token(deployment.target) + (kv_bytes_per_token(draft) if draft else 0)
 
 
 def _survival(deployment: Deployment, shapes: tuple[DraftTree, ...]) -> Floats:

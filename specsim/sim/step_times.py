@@ -23,8 +23,6 @@ from specsim.work import Attention, HostWork, Pass, Role
 
 NODES_PER_OCTAVE: Final = 8
 KEYS: Final[Floats] = np.array([2.0**n for n in range(18)])
-LARGEST_CAPTURED: Final = 2048
-"""Passes up to here may be padded to a captured size, by a factor whose rounding a sweep with larger ones would see."""
 _LOGITS: Final = ("lm head", "sampling")
 _HARDLY: Final = 1.0
 """Tokens of context of a decoding sequence; none at all would be priced as a prompt."""
@@ -60,7 +58,6 @@ def step_tables(deployment: Deployment, rounds: Rounds) -> Tables:
     parts = [_round(deployment, device, tree, rounds, context) for tree in rounds.trees]
     tokens = _tokens(rounds.max_tokens)
     keys = KEYS[: int(np.searchsorted(KEYS, rounds.max_context)) + 1]
-    captured = int(np.searchsorted(tokens, LARGEST_CAPTURED, side="right"))
     layers, head_s = _layers(device, tokens)
     eager_above, eager_s = _eager(deployment)
     drafts_prompts = rounds.has_drafter and deployment.drafting == "autoregressive"
@@ -73,8 +70,8 @@ def step_tables(deployment: Deployment, rounds: Rounds) -> Tables:
         tokens,
         keys,
         layers,
-        _split(device, _prompts("target", tokens, keys), captured),
-        _split(deployment.cost, _prompts("draft", tokens, keys), captured) if drafts_prompts else np.zeros((1, 1)),
+        device.price(_prompts("target", tokens, keys)).time_s,
+        deployment.cost.price(_prompts("draft", tokens, keys)).time_s if drafts_prompts else np.zeros((1, 1)),
         -head_s,
         float(deployment.cost.price(HostWork("step")).time_s),
         eager_above,
@@ -130,17 +127,6 @@ def _prompts(role: Role, tokens: Floats, keys: Floats) -> Pass:
     return Pass(role, "prefill", each[..., None], before[..., None], (prompt / each)[..., None])
 
 
-def _split(cost: CostModel, work: Pass, captured: int) -> Floats:
-    """Price a sweep over tokens in two parts, so that rounding in the padded one does not reach past a tile."""
-    shape = (*work.total_new_tokens.shape, 1)
-    new, context, seqs = (np.broadcast_to(v, shape) for v in (work.new_tokens, work.context_tokens, work.num_seqs))
-    parts = [
-        cost.price(Pass(work.role, work.kind, new[rows], context[rows], seqs[rows])).time_s
-        for rows in (slice(captured), slice(captured, None))
-    ]
-    return np.concatenate(parts)
-
-
 def _layers(device: CostModel, tokens: Floats) -> tuple[Floats, float]:
     """Seconds of the layers without attention and logits, by tokens; and of the logits of one token, which a pass with
     both kinds of sequences would count twice. A model that is not made of operations has neither apart."""
@@ -148,13 +134,11 @@ def _layers(device: CostModel, tokens: Floats) -> tuple[Floats, float]:
     if not isinstance(device, PassCost):
         return np.asarray(device.price(work).time_s), 0.0
     head, layers = np.zeros(len(tokens)), np.zeros(len(tokens))
-    for part in (tokens <= LARGEST_CAPTURED, tokens > LARGEST_CAPTURED):
-        some = Pass("target", "decode", 1.0, _HARDLY, tokens[part, None])
-        for op, _, cost in device.breakdown(some):
-            if op.name in _LOGITS:
-                head[part] += cost.time_s
-            elif not isinstance(op, Attention):
-                layers[part] += cost.time_s
+    for op, _, cost in device.breakdown(work):
+        if op.name in _LOGITS:
+            head += cost.time_s
+        elif not isinstance(op, Attention):
+            layers += cost.time_s
     return layers, float(head[0])
 
 

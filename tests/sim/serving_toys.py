@@ -58,3 +58,9 @@ def run(requests: Requests, known: Tables, max_running: int, **more: Any) -> Ser
 def in_system_s(done: ServingRun) -> np.ndarray:
     """From arrival to last token, of each request."""
     return done.requests.finished_s - done.requests.arrival_s
+
+
+def batch_means(values: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error."""
+    means = np.array([part.mean() for part in np.array_split(values, 21)[1:]])
+    return float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means)))

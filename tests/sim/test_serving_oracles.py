@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from serving_toys import NONE, PLAIN, in_system_s, poisson, run, tables
+from serving_toys import NONE, PLAIN, batch_means, in_system_s, poisson, run, tables
 from toy_deployment import ToyCost, deployment
 
 from specsim.estimate import predict
@@ -17,13 +17,6 @@ from specsim.sim.policies.basic import FixedDraftLen
 from specsim.sim.serve import serve
 from specsim.tree import DraftTree
 from specsim.workload.requests import Requests
-
-
-def batch_means(values: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error."""
-    means = np.array([part.mean() for part in np.array_split(values, 21)[1:]])
-    return float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means)))
-
 
 SERVICES = {
     "M/D/1": lambda rng, n: np.full(n, 1000),

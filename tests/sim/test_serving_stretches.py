@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_deployment import deployment
 
-from specsim.sim.config import ServerConfig
+from specsim.acceptance import RequestSpread
+from specsim.sim.config import PrefillPool, ServerConfig
 from specsim.sim.kernel import Tables
 from specsim.sim.policies import Arriving, Floats, Ints, Replicas, StepView, Waiting
 from specsim.sim.policies.basic import FixedDraftLen
@@ -112,7 +113,20 @@ CASES: dict[str, dict[str, Any]] = {
     "pipeline": {"config": {"pipeline_parallel": 2, "hop_s": 1e-4}},
     "own acceptance": {"control": FixedDraftLen(4), "survival": spread},
     "time limit": {"config": {"until_s": 1.0}},
+    "alike": {"control": FixedDraftLen(4), "spread": RequestSpread(0.3, 0.4)},
+    "alike, ragged": {"control": Ragged(), "spread": RequestSpread(0.3, -0.4)},
+    "alike, own acceptance": {"control": ByBatch(), "survival": spread, "spread": RequestSpread(0.2, 0.3)},
+    "handed over": {
+        "control": FixedDraftLen(2),
+        "requests": requests(60, 40.0, **SESSIONS),
+        "config": {"kv_blocks": 130},
+        "replicas": 2,
+        "routing": Emptiest(),
+        "prefill": PrefillPool(replicas=2, link_bytes_per_s=2e9, latency_s=1e-3),
+    },
+    "handed over at once": {"prefill": PrefillPool(replicas=1, link_bytes_per_s=None)},
 }
+SEVERAL = ("sessions", "three replicas", "pipeline", "handed over", "handed over at once")
 
 
 def played(case: dict[str, Any], cache: dict[str, Tables] = {}, **more: Any) -> ServingRun:  # noqa: B006
@@ -141,13 +155,13 @@ def test_stretches_leave_the_records_that_steps_leave(name: str) -> None:
     whole = played(CASES[name], compiled=False)
     assert whole.steps is not None
     same(by_step.requests, whole.requests)
-    if name in ("sessions", "three replicas"):  # who waits is noted when a stretch begins
+    if name in SEVERAL:  # who waits is noted when a stretch begins
         assert whole.num_steps == by_step.num_steps
     if find_spec("numba"):
         compiled = played(CASES[name], compiled=True)
         same(by_step.requests, compiled.requests)
         assert compiled.num_steps == by_step.num_steps
-        if name not in ("sessions", "three replicas", "pipeline"):
+        if name not in SEVERAL:
             assert compiled.steps is not None
             same(by_step.steps, compiled.steps)
 
