@@ -58,7 +58,7 @@ def _acceptance(one: Played) -> dict[str, Any]:
 
 def _setup(one: Played, arriving: Offered, replicas: int, warmup_s: float) -> dict[str, Any]:
     if not one.runs:
-        return {"name": one.setup.name, "infeasible": one.infeasible}
+        return {"name": one.setup.name, "infeasible": one.infeasible or "not run: the user ended it before"}
     runs, why = one.runs, Counter(reason for run in one.runs for reason in run.refusals.values())
     unlike = next((run for run in runs if run.verdict != "stable"), runs[0])
     return {
@@ -147,7 +147,8 @@ def show_serving(name: str, answer: dict[str, Any]) -> None:
         columns = ["", *(_heading(one, settings) for one in with_figures)]
         compared = answer.get("ratios") if len(with_figures) == 2 else None
         rows = _rows(with_figures, compared, settings)
-        said = f"± {answer['level']:.0%} intervals. Who came in the first {answer['warmup_s']:.4g} s is left out."
+        said = f"± {answer['level']:.0%} intervals."
+        said += f" Who came in the first {answer['warmup_s']:.4g} s is left out." if answer["warmup_s"] else ""
         show(table(title, [*columns, *(["ratio"] if compared else [])], rows, said))
     else:
         show(title)
@@ -249,13 +250,13 @@ def _or_dash(value: float | None, form: str) -> str:
 
 def _verdict(one: dict[str, Any]) -> list[str]:
     if one["infeasible"] is not None:
-        return [f"{one['name']}: infeasible: {one['infeasible']}"]
+        return [f"{one['name']}: no answer: {one['infeasible']}"]
     runs = sum(one["verdicts"].values())
     share = f" in {one['verdicts'][one['verdict']]} of {runs} runs" if runs > 1 else ""
     said = [f"{one['name']}: {one['verdict']}{share}" + (f": {one['reason']}." if one["reason"] else ".")]
     if one["num_refused"]:
         first = "; ".join(f"request {each['request']}: {each['reason']}" for each in one["refusals"][:3])
-        said.append(f"  {one['num_refused']} requests were refused, for they can never be served: {first}")
+        said.append(f"  refused, for they can never be served: {one['num_refused']} of {one['num_requests']}: {first}")
     return said
 
 
@@ -269,7 +270,7 @@ def _notes(answer: dict[str, Any]) -> list[str]:
     )
     if left_out["malformed"]:
         shown = "; ".join(left_out["malformed"][:3])
-        notes.append(f"{len(left_out['malformed'])} malformed lines of the trace were left out: {shown}")
+        notes.append(f"Malformed lines of the trace, left out: {len(left_out['malformed'])}: {shown}")
     if left_out["failed_when_recorded"]:
-        notes.append(f"{left_out['failed_when_recorded']} requests had failed when they were recorded; left out.")
+        notes.append(f"Requests that had failed when they were recorded, left out: {left_out['failed_when_recorded']}")
     return notes

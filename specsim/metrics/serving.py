@@ -221,7 +221,7 @@ def blocks_of(num_requests: Sequence[int]) -> Ints:
     (20, 20, [0, 0, 1, 2, 3])
     """
     each = 1 if len(num_requests) >= LEAST_RUNS else -(-NUM_BLOCKS // len(num_requests))
-    sizes = [len(rows) for num in num_requests for rows in np.array_split(np.arange(num), min(each, num))]
+    sizes = [len(rows) for num in num_requests if num for rows in np.array_split(np.arange(num), min(each, num))]
     return np.repeat(np.arange(len(sizes)), sizes)
 
 

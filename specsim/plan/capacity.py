@@ -119,7 +119,7 @@ def capacity(
     tried: dict[int, Trial] = {}
 
     def enough(replicas: int) -> bool:
-        tried[replicas] = _trial(setup, offered, goal, replicas, lambda left: told(replicas, left))
+        tried[replicas] = try_out(setup, offered, goal, replicas, lambda left: told(replicas, left))
         return tried[replicas].enough
 
     above = 1
@@ -144,7 +144,18 @@ def _impatient(setup: Setup, offered: Offered, goal: Goal) -> Setup:
     return replace(setup, config=setup.config.model_copy(update={"max_waiting": most}))
 
 
-def _trial(setup: Setup, offered: Offered, goal: Goal, replicas: int, told: Callable[[int], None]) -> Trial:
+def try_out(
+    setup: Setup,
+    offered: Offered,
+    goal: Goal,
+    replicas: int,
+    told: Callable[[int], None] = lambda num_left: None,
+) -> Trial:
+    """Run the replications with so many replicas and judge them; what misses clearly is not repeated.
+
+    Raises:
+        KeyboardInterrupt: where the user ends a run: half of one says little.
+    """
     runs: list[ServingRun] = []
     for replication in range(goal.replications):
         run = setup.run(offered, replication, replicas, told=told)

@@ -36,7 +36,9 @@ def load_requests(path: Path) -> RequestLog:
     Raises:
         InputError: for a file that is absent, lacks a column, or holds a malformed row; with its number.
     """
-    kinds: dict[str, Any] = {field.name: np.float64 if field.type == "Floats" else np.int64 for field in fields(RequestLog)}
+    kinds: dict[str, Any] = {
+        field.name: np.float64 if field.type == "Floats" else np.int64 for field in fields(RequestLog)
+    }
     columns: dict[str, list[Any]] = {name: [] for name in kinds}
     try:
         with path.open(encoding="utf-8", newline="") as file:
