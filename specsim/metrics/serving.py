@@ -23,6 +23,8 @@ Latency = Literal["ttft_s", "tpot_s", "itl_s", "e2e_s", "queueing_s", "longest_i
 LATENCIES: Final[tuple[Latency, ...]] = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queueing_s", "longest_itl_s")
 PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0)
 NUM_BLOCKS: Final = 20
+LEAST_RUNS: Final = 4
+"""Replications from which on their own means say how far the figures are known."""
 
 
 def latency(log: RequestLog, kind: Latency) -> Floats:
@@ -99,7 +101,7 @@ class ServingSummary:
         mean: Of each latency, with its interval.
         percentiles: Of each latency and each of ``PERCENTILES``.
         goodput_per_s: Requests per second that met the targets.
-        attained_frac: Share of requests that did.
+        attained: Share of requests that did, of those that finished.
         tokens_per_round: Emitted per decoding round, bonus in.
         accepted_frac: Accepted over drafted tokens; NaN without drafts.
         num_preempted: Times that a request lost its cache.
@@ -117,7 +119,7 @@ class ServingSummary:
     mean: dict[Latency, Interval]
     percentiles: dict[Latency, dict[float, Interval]]
     goodput_per_s: Interval
-    attained_frac: float
+    attained: Interval
     tokens_per_round: float
     accepted_frac: float
     num_preempted: int
@@ -140,7 +142,8 @@ def summary(
     """Metrics of one run, or of independent replications of it.
 
     Args:
-        logs: Of one run, then intervals are from ``NUM_BLOCKS`` blocks of it; or of several, then from their means.
+        logs: Of one run or of independent replications; of less than ``LEAST_RUNS``, intervals are from ``NUM_BLOCKS``
+            blocks of them all together, of more from their means.
         warmup_s: Requests that arrived earlier are left out: the server was still filling.
         cooldown_s: Requests that arrived in the last so many seconds are left out: they saw an emptying server.
         target: What counts as good.
@@ -157,10 +160,9 @@ def summary(
             raise InputError(name, f"must be >= {least}", value)
     if not 0 < level < 1:
         raise InputError("level", "must be between 0 and 1", level)
-    kept = [_steady(run, warmup_s, cooldown_s) for run in runs]
+    kept = [steady(run, warmup_s, cooldown_s) for run in runs]
     whole, window = _joined(kept), sum(_window_s(run, warmup_s, cooldown_s) for run in runs)
-    sizes = [len(one) for one in kept] if len(kept) > 1 else _block_sizes(len(whole))
-    block = np.repeat(np.arange(len(sizes)), sizes)
+    block = blocks_of([len(one) for one in kept])
     met, rounds, drafted = target.met(whole), int(whole.num_rounds.sum()), int(whole.num_drafted.sum())
     figures = {kind: _figures(latency(whole, kind), block, level) for kind in LATENCIES}
     tokens = _rate(whole.output_tokens, block, window, level)
@@ -175,7 +177,7 @@ def summary(
         mean={kind: mean for kind, (mean, _) in figures.items()},
         percentiles={kind: percentiles for kind, (_, percentiles) in figures.items()},
         goodput_per_s=_rate(met, block, window, level),
-        attained_frac=float(met.mean()),
+        attained=_mean(met.astype(np.float64), block, level),
         tokens_per_round=1 + float(whole.num_accepted.sum()) / rounds if rounds else float("nan"),
         accepted_frac=float(whole.num_accepted.sum()) / drafted if drafted else float("nan"),
         num_preempted=int(whole.num_preempted.sum()),
@@ -185,7 +187,7 @@ def summary(
     )
 
 
-def _steady(log: RequestLog, warmup_s: float, cooldown_s: float) -> RequestLog:
+def steady(log: RequestLog, warmup_s: float, cooldown_s: float) -> RequestLog:
     """Finished requests that arrived between warm-up and cool-down, in order of arrival."""
     last = float(log.arrival_s.max(initial=0.0))
     inside = (log.arrival_s >= warmup_s) & (log.arrival_s <= last - cooldown_s) & np.isfinite(log.finished_s)
@@ -197,7 +199,7 @@ def _steady(log: RequestLog, warmup_s: float, cooldown_s: float) -> RequestLog:
 
 def _window_s(log: RequestLog, warmup_s: float, cooldown_s: float) -> float:
     """Time that the kept requests stand for: of their arrivals; where they came all at once, until all were done."""
-    kept = _steady(log, warmup_s, cooldown_s)
+    kept = steady(log, warmup_s, cooldown_s)
     span = float(log.arrival_s.max()) - cooldown_s - warmup_s
     busy = float(kept.finished_s.max()) - warmup_s
     # A backlog leaves later than it came: the longer of both is the time the server worked for these requests.
@@ -212,10 +214,15 @@ def _joined(logs: Sequence[RequestLog]) -> RequestLog:
     return RequestLog(**{name: np.concatenate([vars(log)[name] for log in logs]) for name in vars(logs[0])})
 
 
-def _block_sizes(num_requests: int) -> list[int]:
-    """Stretches of requests that arrived one after another, nearly equal."""
-    num = min(NUM_BLOCKS, num_requests)
-    return [len(rows) for rows in np.array_split(np.arange(num_requests), num)]
+def blocks_of(num_requests: Sequence[int]) -> Ints:
+    """Number of the block of each request of runs with so many, ``[N]``: a run, or a stretch of one, nearly equal.
+
+    >>> len(set(blocks_of([100]).tolist())), len(set(blocks_of([50, 50]).tolist())), blocks_of([2, 1, 1, 1]).tolist()
+    (20, 20, [0, 0, 1, 2, 3])
+    """
+    each = 1 if len(num_requests) >= LEAST_RUNS else -(-NUM_BLOCKS // len(num_requests))
+    sizes = [len(rows) for num in num_requests if num for rows in np.array_split(np.arange(num), min(each, num))]
+    return np.repeat(np.arange(len(sizes)), sizes)
 
 
 def _figures(values: Floats, block: Ints, level: float) -> tuple[Interval, dict[float, Interval]]:
@@ -228,13 +235,19 @@ def _figures(values: Floats, block: Ints, level: float) -> tuple[Interval, dict[
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = sums.sum() / counts.sum()
         mean_left = (sums.sum() - sums) / (counts.sum() - counts)
-    whole = _quantiles(ordered)
-    left = np.array([_quantiles(ordered[of != one]) for one in range(num)])
-    percentiles = {q: _jackknife(whole[i], left[:, i], level) for i, q in enumerate(PERCENTILES)}
-    return _jackknife(float(mean), mean_left, level), percentiles
+    whole = quantiles(ordered)
+    left = np.array([quantiles(ordered[of != one]) for one in range(num)])
+    percentiles = {q: jackknife(whole[i], left[:, i], level) for i, q in enumerate(PERCENTILES)}
+    return jackknife(float(mean), mean_left, level), percentiles
 
 
-def _quantiles(ordered: Floats) -> Floats:
+def _mean(values: Floats, block: Ints, level: float) -> Interval:
+    sums, counts = np.bincount(block, values), np.bincount(block)
+    left = (sums.sum() - sums) / (counts.sum() - counts) if len(sums) > 1 else np.full(1, np.nan)
+    return jackknife(float(values.mean()), left, level)
+
+
+def quantiles(ordered: Floats) -> Floats:
     """``PERCENTILES`` of sorted values, between neighbours in proportion, as numpy has them."""
     if not ordered.size:
         return np.full(len(PERCENTILES), np.nan)
@@ -250,10 +263,10 @@ def _rate(amounts: NDArray[Any], block: Ints, window_s: float, level: float) -> 
     sums = np.bincount(block, amounts.astype(np.float64))
     num = len(sums)
     left = (sums.sum() - sums) / (window_s * (num - 1) / num) if num > 1 else np.full(1, np.nan)
-    return _jackknife(float(sums.sum()) / window_s, left, level)
+    return jackknife(float(sums.sum()) / window_s, left, level)
 
 
-def _jackknife(value: float, left: Floats, level: float) -> Interval:
+def jackknife(value: float, left: Floats, level: float) -> Interval:
     """A figure with the interval that it has by its values ``left[B]``, each without one block (Kunsch 1989)."""
     num = len(left)
     if num < 4 or not np.isfinite(left).all():

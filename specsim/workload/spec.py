@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from math import ceil
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -19,6 +19,9 @@ from specsim.workload.requests import Requests
 
 CHUNK: Final = 4096
 """Requests drawn at a time: what a run keeps in memory of a long workload. Another number draws other requests."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Turns(Document):
@@ -49,6 +52,8 @@ class WorkloadSpec(Document):
         samples_per_prompt: Answers asked of each prompt, as requests that arrive together and share it whole.
         block_tokens: Tokens per block of the identities by which a prefix cache knows equal text.
         ttft_slo_s, tpot_slo_s: Latency targets.
+        priority_shares: How often requests have priority 0 (the first to be served), 1, ...; none of them has one where
+            left out.
 
     >>> import numpy as np
     >>> spec = WorkloadSpec(
@@ -71,9 +76,12 @@ class WorkloadSpec(Document):
     block_tokens: int = Field(default=16, ge=1, le=65_536)
     ttft_slo_s: float | None = Field(default=None, gt=0)
     tpot_slo_s: float | None = Field(default=None, gt=0)
+    priority_shares: tuple[Share, ...] = Field(default=(), max_length=1000)
 
     @model_validator(mode="after")
     def _one_structure(self) -> WorkloadSpec:
+        if self.priority_shares and not abs(sum(self.priority_shares) - 1) < 1e-6:
+            raise ValueError(f"priority_shares must sum to 1, not {sum(self.priority_shares):g}")
         if self.turns is not None and self.samples_per_prompt > 1:
             raise ValueError("samples_per_prompt must be 1 in conversations")
         if self.turns is not None and isinstance(self.arrivals, ClosedLoop):
@@ -130,7 +138,7 @@ def _alone(spec: WorkloadSpec, first: np.ndarray, number: int, most: int, rng: n
     elif spec.shared_prefix_tokens >= spec.block_tokens:
         shared = tuple(range(spec.shared_prefix_tokens // spec.block_tokens))
         blocks = [shared] * min(most, len(arrival))
-    return _requests(spec, arrival[:most], prompts[:most], outputs[:most], blocks)
+    return _requests(spec, arrival[:most], prompts[:most], outputs[:most], blocks, rng)
 
 
 def _requests(
@@ -139,9 +147,13 @@ def _requests(
     prompts: np.ndarray,
     outputs: np.ndarray,
     blocks: list[tuple[int, ...]] | None,
+    rng: np.random.Generator,
     **columns: np.ndarray,
 ) -> Requests:
     slos = {n: np.full(len(arrival), v) for n in ("ttft_slo_s", "tpot_slo_s") if (v := getattr(spec, n)) is not None}
+    if spec.priority_shares:
+        shares = np.array(spec.priority_shares)
+        columns["priority"] = rng.choice(len(shares), len(arrival), p=shares / shares.sum()).astype(np.float64)
     return Requests(arrival, prompts, outputs, prefix_blocks=blocks, block_tokens=spec.block_tokens, **slos, **columns)
 
 
@@ -165,7 +177,7 @@ def _closed_loop(spec: WorkloadSpec, num_requests: int, rng: np.random.Generator
         blocks = [_block_ids(spec, 0, spec.shared_prefix_tokens)] * num_requests
     outputs = spec.output.draw(num_requests, rng)
     delay = np.where(turn > 0, spec.arrivals.think_s, 0.0)
-    return _requests(spec, np.zeros(num_requests), prompts, outputs, blocks, session=user, delay_s=delay)
+    return _requests(spec, np.zeros(num_requests), prompts, outputs, blocks, rng, session=user, delay_s=delay)
 
 
 def _conversations(spec: WorkloadSpec, num_requests: int, rng: np.random.Generator) -> Requests:
@@ -181,7 +193,7 @@ def _conversations(spec: WorkloadSpec, num_requests: int, rng: np.random.Generat
     prompts = said - before_session + spec.shared_prefix_tokens
     delay = np.where(turn > 0, rng.exponential(spec.turns.think_s, num_requests) if spec.turns.think_s else 0.0, 0.0)
     blocks = [_block_ids(spec, int(s), int(p)) for s, p in zip(session, prompts, strict=True)]
-    return _requests(spec, starts[session], prompts, outputs, blocks, session=session, delay_s=delay)
+    return _requests(spec, starts[session], prompts, outputs, blocks, rng, session=session, delay_s=delay)
 
 
 def joined(pieces: list[Requests]) -> Requests:

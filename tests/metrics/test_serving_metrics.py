@@ -34,7 +34,7 @@ def test_a_summary_by_hand() -> None:
     assert got.window_s == 13 and got.requests_per_s == pytest.approx(7 / 13)
     assert got.tokens_per_s.value == pytest.approx(77 / 13)
     assert got.tokens_per_s_per_gpu == pytest.approx(38.5 / 13)
-    assert got.goodput_per_s.value == pytest.approx(6 / 13) and got.attained_frac == pytest.approx(6 / 7)
+    assert got.goodput_per_s.value == pytest.approx(6 / 13) and got.attained.value == pytest.approx(6 / 7)
     assert got.mean["ttft_s"].value == pytest.approx((6 * 0.5 + 5) / 7)
     assert got.percentiles["ttft_s"][50.0].value == 0.5
     assert got.tokens_per_round == 2 and got.accepted_frac == pytest.approx(1 / 3)
