@@ -67,9 +67,12 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_validation_runs_resumes_and_reports(
-    capsys: pytest.CaptureFixture[str], calibrated: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that was interrupted keeps what it has, and goes on to the same records."""
+    """A run that was interrupted keeps what it has, and goes on to the same records. How good its predictions are is
+    not looked at, so acceptance is recorded on few prompts."""
+    monkeypatch.setattr("specsim.cli.validate.ACCEPTANCE_PROMPTS", 3)
+    monkeypatch.setattr("specsim.cli.validate.ACCEPTANCE_TOKENS", 24)
     fit = str(calibrated / "steps.fit.json")
     args = ("validate", "--prompts", "2", "--tokens", "8", "--fit", fit, "--out", str(tmp_path), "--json")
     code, out, _ = run(capsys, *args)

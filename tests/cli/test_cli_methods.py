@@ -26,6 +26,7 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "QUICK", {**methods.QUICK, "record_prompts": 3, "record_tokens": 10})
     for name, value in (("NUM_REQUESTS", 16), ("NUM_ROUNDS", 3), ("CONTROL_ROUNDS", 6)):
         monkeypatch.setattr(methods_world, name, value)
+    monkeypatch.setattr("specsim.acceptance.process_fit.NUM_TYPES", 64)
 
 
 def answer(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, object]:
@@ -51,15 +52,28 @@ def test_names_tell_methods_apart(temperature: float) -> None:
     assert names[0] == "plain decoding"
 
 
+FEW = {
+    "0": ("CAST", "SpecDec++ threshold", "Medusa, 63 nodes", "prompt lookup, chain of 4"),
+    "1": ("RSD-S", "SpecTr, 4 chains of 3", "Medusa, 63 nodes, typical"),
+}
+"""Of each kind of policy and of world one."""
+
+
 @pytest.mark.parametrize("temperature", ["0", "1"])
-def test_every_method_runs_in_both_worlds(capsys: pytest.CaptureFixture[str], tmp_path: Path, temperature: str) -> None:
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["few", "every"])
+def test_methods_run_in_both_worlds(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, temperature: str, every: bool
+) -> None:
     pytest.importorskip("torch")
-    found = answer(capsys, *TINY, "--temperature", temperature, "--out", str(tmp_path))
+    only = () if every else FEW[temperature]
+    asked = [word for name in only for word in ("--only", name)]
+    found = answer(capsys, *TINY, "--temperature", temperature, "--out", str(tmp_path), *asked)
     assert found.keys() == SCHEMA
     assert found["schema"] == "specsim.methods.measure/1"
     rows = found["rows"]
     assert isinstance(rows, list)
-    assert [row["name"] for row in rows] == [named.name for named in catalogue(float(temperature))]
+    names = [named.name for named in catalogue(float(temperature))]
+    assert [row["name"] for row in rows] == [name for name in names if every or name in (names[0], *only)]
     for row in rows:
         low, high = row["tokens_interval"]
         assert 1 <= low <= row["tokens_predicted"] <= high, row["name"]
