@@ -93,12 +93,20 @@ class EngineUse(Document):
     version: str
 
 
+class Candidate(Document):
+    """A drafter that might be used, with its own acceptance; ``joint_search`` holds it against the scenario's own."""
+
+    name: str = Field(min_length=1)
+    drafter: DrafterUse
+    acceptance: AcceptanceInput
+
+
 class Scenario(Document):
     """One deployment question. ``load_scenario`` reads it from TOML; every key is checked, unknown ones are refused.
 
     ``price_usd_per_hour`` is what one device costs you; without it, the profile's, if it has one. ``engine`` runs the
     passes: its kernels, its captured graphs; without it, those of any engine. ``pricing`` may be the roofline where
-    operators were fitted too.
+    operators were fitted too. ``drafters`` are others that might be used: only the joint search looks at them.
     """
 
     name: str = Field(min_length=1)
@@ -115,6 +123,7 @@ class Scenario(Document):
     acceptance: AcceptanceInput
     search: SearchUse = SearchUse()
     export: tuple[EngineUse, ...] = ()
+    drafters: tuple[Candidate, ...] = Field(default=(), max_length=64)
 
     def varied(self, **changes: Any) -> Scenario:
         """The same question with some answers changed, checked again as if a file said so.

@@ -19,6 +19,10 @@ Gpus = Annotated[int, typer.Option("--devices", min=1, help="Devices in all, spl
 InFlight = Annotated[str, typer.Option(help="Requests in flight on all devices; several with commas.")]
 Candidates = Annotated[Path | None, typer.Option(help="TOML file of further drafters, each a [[candidate]].")]
 Groups = Annotated[str | None, typer.Option("--tp", help="Devices of a replica to try; left out: all that divide.")]
+DraftGroups = Annotated[
+    str | None,
+    typer.Option("--draft-tp", help="Devices of a replica that share the draft, to try; left out: one, and all."),
+]
 Formats = Annotated[str | None, typer.Option(help="Formats of the target's weights to try besides the scenario's.")]
 MaxTpot = Annotated[float | None, typer.Option(min=0, help="Milliseconds per token of a sequence, at most.")]
 Top = Annotated[int, typer.Option(min=1, help="Rows to print for each number in flight.")]
@@ -30,6 +34,7 @@ def tune_joint(
     in_flight: InFlight = "1,8,64",
     candidates: Candidates = None,
     tp: Groups = None,
+    draft_tp: DraftGroups = None,
     weights: Formats = None,
     max_tpot_ms: MaxTpot = None,
     context: Context = None,
@@ -53,6 +58,7 @@ def tune_joint(
         whole_numbers("in_flight", in_flight, 1),
         candidates=load_candidates(candidates) if candidates else (),
         tensor_parallel=whole_numbers("tp", tp, 1) if tp else None,
+        draft_tensor_parallel=whole_numbers("draft_tp", draft_tp, 1) if draft_tp else None,
         weights=[None, *_formats(weights)],
         max_time_per_token_s=None if max_tpot_ms is None else max_tpot_ms / 1e3,
     )

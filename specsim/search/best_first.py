@@ -44,13 +44,14 @@ def best_first_trees(
     """Most tokens per round ``[depth limit, nodes - 1]``, NaN where no tree is so large, and each such tree's paths.
 
     Args:
-        accept_prob: ``[depth - 1, rank]``.
+        accept_prob: ``[depth - 1, rank]``, NaN behind the last rank of a depth that offers fewer.
         max_nodes: Largest tree, root in.
         sort_ranks: May children be of any ranks; otherwise rows must not rise with rank.
     """
     levels, pools = [], [_Pool(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))]
     above = np.ones(1)
-    for row in accept_prob:
+    for padded in accept_prob:
+        row = padded[~np.isnan(padded)]
         order = np.argsort(-row, kind="stable") if sort_ranks else np.arange(len(row))
         levels.append(_next_level(above, row[order], order, max_nodes - 1))
         above = levels[-1].probs

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance.profile import as_floats, checked_probs
+from specsim.acceptance.profile import as_floats, checked_accept_prob, checked_probs
 from specsim.errors import InputError
 
 Array = NDArray[np.float64]
@@ -53,6 +53,39 @@ def probs_or_none(field: str, probs: ArrayLike) -> Array:
     if np.size(probs) == 0:
         return np.empty(0)
     return checked_probs(field, as_floats(field, probs, ndim=1))
+
+
+def checked_table(accept_prob: ArrayLike) -> Array:
+    """``accept_prob[depth - 1, rank]``; a list may have rows of different lengths: a depth offers as many ranks as its
+    row has, and NaN stands behind them.
+
+    Raises:
+        InputError: naming what is wrong.
+
+    >>> checked_table([[0.6, 0.3], [0.5]]).tolist()
+    [[0.6, 0.3], [0.5, nan]]
+    """
+    if isinstance(accept_prob, np.ndarray) or not isinstance(accept_prob, list | tuple):
+        return checked_accept_prob(accept_prob)
+    lengths = [len(row) if isinstance(row, list | tuple | np.ndarray) else -1 for row in accept_prob]
+    if not lengths:
+        return np.empty((0, 1))
+    if min(lengths) == max(lengths) != 0 or -1 in lengths:
+        return checked_accept_prob(accept_prob)
+    table = np.full((len(lengths), max(1, *lengths)), np.nan)
+    for place, (row, length) in enumerate(zip(accept_prob, lengths, strict=True)):
+        if length:
+            table[place, :length] = checked_accept_prob([row])[0]
+    return table
+
+
+def rows_of(table: Array) -> list[list[float]]:
+    """A table as ``checked_table`` takes it.
+
+    >>> rows_of(np.array([[0.6, 0.3], [0.5, np.nan]]))
+    [[0.6, 0.3], [0.5]]
+    """
+    return [row[np.isfinite(row)].tolist() for row in table]
 
 
 def checked_count(field: str, count: int, at_least: int, at_most: int | None = None) -> int:

@@ -12,16 +12,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance.profile import RankOrder, checked_accept_prob
+from specsim.acceptance.profile import RankOrder
 from specsim.errors import InputError
 from specsim.search.best_first import Path
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count
+from specsim.search.certificate import Array, Certificate, checked_costs, checked_count, checked_table, rows_of
 from specsim.search.tree import best_tree, ranks_fall
 
 MAX_KEPT = 3000
@@ -67,11 +66,12 @@ def best_mixture_tree(
 
     Args:
         weights: Of the classes, summing to 1.
-        tables: ``accept_prob[depth - 1, rank]`` of each class, ranks in the drafter's own order.
+        tables: ``accept_prob[depth - 1, rank]`` of each class, ranks in the drafter's own order; what a class does not
+            hold is never accepted in it.
         max_nodes, max_depth, rank_order: As in ``best_trees_by_size``.
 
     Raises:
-        InputError: for weights that do not sum to 1, and tables of unequal shapes.
+        InputError: for weights that do not sum to 1, and tables that are too shallow.
 
     >>> answer = best_mixture_tree([0.5, 0.5], [[[0.9], [0.9]], [[0.1], [0.1]]], max_nodes=3, max_depth=2)
     >>> round(answer.tokens_per_round, 3)  # 1 + 0.5 + (0.81 + 0.01) / 2, not 1 + 0.5 + 0.25
@@ -121,7 +121,7 @@ def best_robust_tree(
             if rank_order == "free" or all(ranks_fall(table, limit) for table in part):
                 candidates.append(paths)
     if not whole:
-        averages = (*stack, stack.mean(axis=0))
+        averages = (*map(rows_of, stack), rows_of(stack.mean(axis=0)))
         trees = [best_tree(table, level_cost, verify, max_nodes, max_depth, rank_order).tree for table in averages]
         candidates += [list(tree.paths()) for tree in trees]
     judged = [_rates(paths, stack, levels, verify) for paths in candidates]
@@ -173,13 +173,13 @@ def _likeliest(share: Array, stack: Array, max_nodes: int) -> tuple[list[Path], 
 
 def _by_weight(share: Array, stack: Array, max_nodes: int) -> list[tuple[Path, Array]]:
     """The ``max_nodes - 1`` likeliest paths, parents first. Every child is pushed: ranks need not fall."""
-    _, max_depth, num_ranks = stack.shape
+    max_depth = stack.shape[1]
     found: list[tuple[Path, Array]] = []
     heap: list[tuple[float, Path, Any]] = []
 
     def push(path: Path, vector: Array) -> None:
         if len(path) < max_depth:
-            for rank in range(num_ranks):
+            for rank in np.flatnonzero(np.isfinite(stack[0, len(path)])).tolist():
                 child = vector * stack[:, len(path), rank]
                 heapq.heappush(heap, (-float(child @ share), (*path, rank), child))
 
@@ -211,7 +211,7 @@ class _Fronts:
     def _level(self, level: int, below: _Sizes, room: int) -> None:
         """Forests of children of a node at depth ``level``, each child with a forest from ``below`` under it."""
         rest, found = self._nothing(), [self._nothing()]
-        for rank in range(self.stack.shape[2] - 1, -1, -1):
+        for rank in range(int(np.isfinite(self.stack[0, level]).sum()) - 1, -1, -1):
             grown: list[list[tuple[Array, NDArray[np.intp]]]] = [[] for _ in range(room + 1)]
             for size, (vectors, _) in enumerate(rest[: room + 1]):
                 if size == 0 or not self.ordered:  # to stop, or to leave this rank out
@@ -298,14 +298,16 @@ def _checked(weights: ArrayLike, tables: Sequence[ArrayLike], max_nodes: int, ma
     checked_count("max_nodes", max_nodes, 1)
     checked_count("max_depth", max_depth, 0)
     share = checked_costs("weights", weights)
-    checked = [checked_accept_prob(table) for table in tables]
+    checked = [checked_table(table) for table in tables]
     if len(share) != len(checked) or not checked:
         raise InputError("weights", f"must be one for each of the {len(checked)} tables", len(share))
     if abs(float(share.sum()) - 1) > 1e-9:
         raise InputError("weights", "must sum to 1", float(share.sum()))
-    for a, b in pairwise(checked):
-        if a.shape != b.shape:
-            raise InputError("accept_prob", f"must have one shape for all classes, {a.shape}", b.shape)
-    if max_depth > len(checked[0]):
-        raise InputError("max_depth", f"must be <= {len(checked[0])}, the depth of the acceptance table", max_depth)
-    return share, np.stack(checked)[:, :max_depth]
+    for table in checked:
+        if max_depth > len(table):
+            raise InputError("max_depth", f"must be <= {len(table)}, the depth of the acceptance table", max_depth)
+    stack = np.full((len(checked), max_depth, max(table.shape[1] for table in checked)), np.nan)
+    for rows, table in zip(stack, checked, strict=True):
+        rows[:, : table.shape[1]] = table[:max_depth]
+    # What one class offers and another does not is never accepted in the latter; what none offers is no candidate.
+    return share, np.where(np.isnan(stack) & np.isfinite(stack).any(axis=0), 0.0, stack)

@@ -8,28 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from specsim.acceptance.inputs import AcceptanceInput
 from specsim.documents import Document, parse, read_toml
 from specsim.errors import InfeasibleError, InputError
 from specsim.model import Dtype
-from specsim.scenario import Deployment, DrafterUse, Scenario, resolve
+from specsim.scenario import Candidate, Deployment, Scenario, resolve
 from specsim.search.break_even import BreakEven, break_even
 from specsim.search.certificate import checked_count
 from specsim.search.points import PointBest, best_at, moved, point_of
 from specsim.search.rounds import TIE, simplest_first
-
-
-class Candidate(Document):
-    """A drafter that might be used, with its own acceptance."""
-
-    name: str = Field(min_length=1)
-    drafter: DrafterUse
-    acceptance: AcceptanceInput
 
 
 class _Candidates(Document):
@@ -43,18 +35,22 @@ class Setup(NamedTuple):
         drafter: Name of the candidate.
         tensor_parallel, replicas: Devices of a replica, and how many replicas.
         weights: Storage of the target's weights; None: as the scenario says.
+        draft_tensor_parallel: Devices of a replica that share the draft; None: it has no model of its own.
     """
 
     drafter: str
     tensor_parallel: int
     replicas: int
     weights: Dtype | None
+    draft_tensor_parallel: int | None = None
 
     @property
     def label(self) -> str:
         """A short name for people."""
         stored = f", {self.weights}" if self.weights else ""
-        return f"{self.drafter}, {self.replicas} x TP {self.tensor_parallel}{stored}"
+        shards = self.draft_tensor_parallel
+        drafted = "" if shards in (None, self.tensor_parallel) else f", draft on {shards}"
+        return f"{self.drafter}, {self.replicas} x TP {self.tensor_parallel}{drafted}{stored}"
 
 
 @dataclass(frozen=True)
@@ -120,11 +116,15 @@ class JointAnswer:
 def load_candidates(path: Path) -> tuple[Candidate, ...]:
     """Drafters from a TOML file of ``[[candidate]]`` tables. Raises InputError; names must differ."""
     found = parse(_Candidates, read_toml(path), path.name).candidate
-    names = [one.name for one in found]
+    _check_names(f"{path.name}: candidate.name", found)
+    return found
+
+
+def _check_names(field: str, candidates: Sequence[Candidate]) -> None:
+    names = [one.name for one in candidates]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"{path.name}: candidate.name", "must differ from the others'", name)
-    return found
+            raise InputError(field, "must differ from the others'", name)
 
 
 def joint_search(
@@ -134,17 +134,21 @@ def joint_search(
     *,
     candidates: Sequence[Candidate] = (),
     tensor_parallel: Sequence[int] | None = None,
+    draft_tensor_parallel: Sequence[int] | None = None,
     weights: Sequence[Dtype | None] = (None,),
     max_time_per_token_s: float | None = None,
 ) -> JointAnswer:
     """Try every drafter on every split of ``devices`` in every format, each with its best draft configuration.
 
     Args:
-        scenario: Its drafter is a candidate, named by its kind; its batch and tensor_parallel are not used.
+        scenario: Its drafter is a candidate, named by its kind, and so are its ``drafters``; its batch and
+            tensor_parallel are not used.
         devices: To be used, all of them: group sizes that do not divide them are left out.
         in_flight: Numbers of requests in flight to answer for.
         candidates: Further drafters.
         tensor_parallel: Group sizes to try; None: all divisors of ``devices``.
+        draft_tensor_parallel: Devices of a group that share the draft, to try; None: what the drafter asks for, or one
+            and all of the group. Sizes beyond the group are left out.
         weights: Formats of the target's weights to try; None stands for the scenario's own.
         max_time_per_token_s: What a sequence may wait for a token at most.
 
@@ -156,7 +160,10 @@ def joint_search(
         checked_count("in_flight", number, 1, 1_000_000)
     checked_count("in_flight: length", len(in_flight), 1, 256)
     own = Candidate(name=scenario.drafter.kind, drafter=scenario.drafter, acceptance=scenario.acceptance)
-    everyone = [own, *candidates]
+    everyone = [own, *scenario.drafters, *candidates]
+    _check_names("drafters: name", everyone)
+    for number in draft_tensor_parallel or ():
+        checked_count("draft_tensor_parallel", number, 1, 1024)
     groups = divisors(devices) if tensor_parallel is None else list(dict.fromkeys(tensor_parallel))
     if wrong := [tp for tp in groups if tp < 1 or devices % tp]:
         raise InputError("tensor_parallel", f"must divide the {devices} devices", wrong[0])
@@ -165,8 +172,8 @@ def joint_search(
     known: dict[Setup, Deployment] = {}
     for one in everyone:
         for tp in groups:
-            for stored in dict.fromkeys(weights):
-                setup = Setup(one.name, tp, devices // tp, stored)
+            for stored, shards in product(dict.fromkeys(weights), _draft_groups(one, tp, draft_tensor_parallel)):
+                setup = Setup(one.name, tp, devices // tp, stored, shards)
                 try:
                     known[setup] = _resolved(scenario, one, setup)
                 except (InfeasibleError, InputError) as error:
@@ -177,6 +184,18 @@ def joint_search(
         raise InputError("scenario", f"no setup is possible, the first because {refused[0].reason}")
     ranked = [option for number in dict.fromkeys(in_flight) for option in _ranked(options, number)]
     return JointAnswer(tuple(ranked), tuple(refused), _needs(everyone, ranked, known))
+
+
+def _draft_groups(one: Candidate, tp: int, asked: Sequence[int] | None) -> list[int | None]:
+    """Devices over which a candidate's own passes may be spread, all of the group first: of equals it is simplest."""
+    if one.drafter.kind in ("none", "ngram"):
+        return [None]
+    if asked is not None:
+        return [
+            size for size in sorted({*asked, tp}, reverse=True) if size <= tp and (size in asked or min(asked) > tp)
+        ]
+    own = one.drafter.tensor_parallel
+    return list(dict.fromkeys([tp, 1])) if own is None else [own]
 
 
 def divisors(number: int) -> list[int]:
@@ -203,7 +222,7 @@ def pareto(options: Sequence[Option]) -> list[Option]:
 def _resolved(scenario: Scenario, one: Candidate, setup: Setup) -> Deployment:
     changes: dict[str, Any] = {
         "tensor_parallel": setup.tensor_parallel,
-        "drafter": one.drafter.model_dump(),
+        "drafter": one.drafter.model_dump() | {"tensor_parallel": setup.draft_tensor_parallel},
         "acceptance": one.acceptance.model_dump(),
         "batch": 1,
     }

@@ -26,7 +26,7 @@ def ordered_trees(accept_prob: Array, max_nodes: int) -> tuple[Array, Callable[[
     """Most tokens per round ``[depth limit, nodes - 1]``, NaN where no tree is so large, and each such tree's paths.
 
     Args:
-        accept_prob: ``[depth - 1, rank]``, rows in draw order, monotone or not.
+        accept_prob: ``[depth - 1, rank]``, rows in draw order, monotone or not, NaN behind the last rank of a depth.
         max_nodes: Largest tree, root in.
     """
     table = accept_prob[:, : max(max_nodes - 1, 1)]  # later ranks have too many elders
@@ -45,7 +45,7 @@ def _forests(rows: Array, max_nodes: int, solved: dict[bytes, list[Array]]) -> l
         forests = [np.zeros(1)]
         if len(rows):
             subtree = 1 + _forests(rows[1:], max_nodes, solved)[0]
-            for prob in rows[0, ::-1]:
+            for prob in rows[0, ~np.isnan(rows[0])][::-1]:
                 forests.append(with_first(prob * subtree, forests[-1], max_nodes))
         solved[key] = forests[::-1]
     return solved[key]

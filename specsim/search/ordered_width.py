@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.acceptance.profile import checked_accept_prob
 from specsim.search.best_first import Path
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count
+from specsim.search.certificate import Array, Certificate, checked_costs, checked_count, checked_table, rows_of
 from specsim.search.ordered import ordered_trees
 from specsim.search.width import Convention, WidthAnswer, best_width_tree, checked_widths
 
@@ -40,7 +39,7 @@ def best_ordered_width_tree(
     >>> answer.paths, round(answer.rate, 4)  # 1.9 / 1.1
     ([(0,), (1,)], 1.7273)
     """
-    table = checked_accept_prob(accept_prob)
+    table = checked_table(accept_prob)
     checked_count("max_nodes", max_nodes, 1)
     checked_count("max_depth", max_depth, 0, len(table))
     verify = checked_costs("verify_cost", verify_cost, max_nodes, positive=True)
@@ -60,7 +59,7 @@ def _all_shapes(rows: Array, room: int) -> _Forests | None:
     below: _Forests = {(): (0.0, None)}
     for level in range(len(rows) - 1, -1, -1):
         rest: _Forests = {(): (0.0, None)}
-        for rank in range(min(rows.shape[1], room) - 1, -1, -1):
+        for rank in range(min(int(np.isfinite(rows[level]).sum()), room) - 1, -1, -1):
             grown: _Forests = {(): (0.0, None)}
             for under, (value, made) in below.items():
                 head = ((1, int(bool(under))), *under)
@@ -109,7 +108,7 @@ def _bounded(rows: Array, costs: list[Array], verify: Array, convention: Convent
             )
             rate = _rate(shape, float(row[size]) - 1, costs, verify, convention)
             best = max(best, (rate, found, float(row[size])))
-    relaxed = best_width_tree(rows, costs, verify, len(verify), len(rows), convention)
+    relaxed = best_width_tree(rows_of(rows), costs, verify, len(verify), len(rows), convention)
     rate, found, value = best
     return WidthAnswer(found, rate, value, value / rate, Certificate("branch_and_bound", relaxed.certificate.bound))
 

@@ -21,10 +21,10 @@ ROW_SLACK: Final = 1e-9
 
 
 def _checked_table(rows: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    """Rows of one length whose ranks exclude each other."""
+    """Rows whose ranks exclude each other. They may differ in length: a depth offers as many ranks as its row has."""
     for number, row in enumerate(rows):
-        if len(row) != len(rows[0]) or not row:
-            raise InputError(f"[{number}]", f"must have as many ranks as the first row, {len(rows[0])}", len(row))
+        if not row:
+            raise InputError(f"[{number}]", "must have a rank at least", len(row))
         if sum(row) > 1 + ROW_SLACK:
             raise InputError(f"[{number}]", "ranks exclude each other, must sum to at most 1", sum(row))
     return rows
@@ -71,7 +71,7 @@ class Alpha(Document):
 
 
 class Problem(Document):
-    """An input whose tables reach as far as its limits."""
+    """An input whose costs reach as far as its limits. A depth that ``p`` does not hold has nothing to draft."""
 
     @model_validator(mode="after")
     def _tables_reach(self) -> Self:
@@ -82,8 +82,8 @@ class Problem(Document):
         return self
 
     def needs(self) -> dict[str, int]:
-        """Least length of each table."""
-        limits = {"p": "depth_limit", "level_cost": "depth_limit", "level_width_cost": "depth_limit"}
+        """Least length of each table of costs."""
+        limits = {"level_cost": "depth_limit", "level_width_cost": "depth_limit"}
         found = {name: getattr(self, limit) for name, limit in limits.items() if hasattr(self, name)}
         for limit in ("n_max", "n_max_total"):
             if hasattr(self, limit):

@@ -39,6 +39,7 @@ from specsim.search.tree import best_tree, ranks_fall, trees_by_limit
 from specsim.search.width import best_width_tree
 
 _TIE: Final = 1e-12
+Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -110,40 +111,54 @@ def _chain(x: Chain) -> Answer:
     return _found(answer.tokens_per_s, {"gamma": answer.draft_len}, answer.certificate)
 
 
+def _depth(limit: int, *tables: Sequence[object]) -> int:
+    """The depth limit, or the deepest of which anything is known."""
+    return min(limit, max(map(len, tables)))
+
+
+def _reaching(depth: int, tables: Sequence[Rows]) -> list[Rows]:
+    """Tables of the same depth; one that ends before it offers nothing there."""
+    return [(*rows, *[()] * (depth - len(rows))) for rows in tables]
+
+
 def _tree_fixed(x: TreeFixed) -> Answer:
-    tokens, paths = trees_by_limit(x.p, x.n, x.depth_limit, x.rank_order)
-    row = tokens[x.depth_limit]
+    depth = _depth(x.depth_limit, x.p)
+    tokens, paths = trees_by_limit(x.p, x.n, depth, x.rank_order)
+    row = tokens[depth]
     size = x.n if x.rank_order == "ordered" else int(np.isfinite(row).sum())
     if not np.isfinite(row[size - 1]):
-        raise InfeasibleError(f"no tree at most {x.depth_limit} deep has {x.n} nodes")
+        raise InfeasibleError(f"no tree at most {depth} deep has {x.n} nodes")
     kind: Literal["best_first", "dynamic_program"] = "best_first"
-    if x.rank_order == "ordered" and not ranks_fall(x.p, x.depth_limit):
+    if x.rank_order == "ordered" and not ranks_fall(x.p, depth):
         kind = "dynamic_program"
-    found = {"paths": _paths(paths(x.depth_limit, size))}
+    found = {"paths": _paths(paths(depth, size))}
     return _found(float(row[size - 1]), found, Certificate(kind, float(row[size - 1])))
 
 
 def _tree_rate(x: TreeRate) -> Answer:
-    answer = best_tree(x.p, x.level_cost, x.verify_cost, x.n_max, x.depth_limit, x.rank_order)
+    answer = best_tree(x.p, x.level_cost, x.verify_cost, x.n_max, _depth(x.depth_limit, x.p), x.rank_order)
     return _found(answer.rate, {"paths": _paths(answer.tree.paths())}, answer.certificate)
 
 
 def _tree_width(x: TreeWidth) -> Answer:
-    solver = best_width_tree
-    if x.rank_order == "ordered" and not ranks_fall(x.p, x.depth_limit):
+    solver, depth = best_width_tree, _depth(x.depth_limit, x.p)
+    if x.rank_order == "ordered" and not ranks_fall(x.p, depth):
         solver = best_ordered_width_tree
-    answer = solver(x.p, x.level_width_cost, x.verify_cost, x.n_max, x.depth_limit, x.width_convention)
+    answer = solver(x.p, x.level_width_cost, x.verify_cost, x.n_max, depth, x.width_convention)
     return _found(answer.rate, {"paths": _paths(answer.paths)}, answer.certificate)
 
 
 def _forest(x: Forest) -> Answer:
-    answer = best_forest(x.sequences, x.level_cost, x.verify_cost, x.n_max_total, x.depth_limit, x.rank_order)
+    depth = _depth(x.depth_limit, *x.sequences)
+    sequences = _reaching(depth, x.sequences)
+    answer = best_forest(sequences, x.level_cost, x.verify_cost, x.n_max_total, depth, x.rank_order)
     return _found(answer.rate, {"paths": [_paths(paths) for paths in answer.paths]}, answer.certificate)
 
 
 def _mixture(x: TreeMixture) -> Answer:
     weights, tables = [c.weight for c in x.classes], [c.p for c in x.classes]
-    answer = best_mixture_tree(weights, tables, x.n, x.depth_limit, x.rank_order)
+    depth = _depth(x.depth_limit, *tables)
+    answer = best_mixture_tree(weights, _reaching(depth, tables), x.n, depth, x.rank_order)
     return _found(answer.tokens_per_round, {"paths": _paths(answer.paths)}, answer.certificate)
 
 
@@ -153,7 +168,9 @@ def _chain_robust(x: ChainRobust) -> Answer:
 
 
 def _tree_robust(x: TreeRobust) -> Answer:
-    answer = best_robust_tree(x.scenarios, x.level_cost, x.verify_cost, x.n_max, x.depth_limit, x.rank_order)
+    depth = _depth(x.depth_limit, *x.scenarios)
+    scenarios = _reaching(depth, x.scenarios)
+    answer = best_robust_tree(scenarios, x.level_cost, x.verify_cost, x.n_max, depth, x.rank_order)
     return _found(answer.regret, {"paths": _paths(answer.paths)}, answer.certificate)
 
 

@@ -107,7 +107,7 @@ def best_cut(
     Args, raises: as of ``best_tiers``. Without a draft length of 0 there is one length for all.
 
     >>> best_cut([[1, 3, 4], [1, 3, 4], [2, 3, 1], [4, 1, 1]], [0, 2, 4]).tiers
-    (Tier(first=1, last=3, draft_len=2), Tier(first=4, last=4, draft_len=0))
+    (Tier(first=1, last=2, draft_len=4), Tier(first=3, last=4, draft_len=0))
     """
     table, weight = _checked(rates, draft_lens, weights)
     loss = 1 - table / table.max(axis=1, keepdims=True)

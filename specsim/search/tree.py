@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from specsim.acceptance.emitted import Acceptance
-from specsim.acceptance.profile import RankOrder, checked_accept_prob
+from specsim.acceptance.profile import RankOrder
 from specsim.acceptance.trie import PathTrie
 from specsim.errors import InputError
 from specsim.search.best_first import Path, best_first_trees
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count
+from specsim.search.certificate import Array, Certificate, checked_costs, checked_count, checked_table
 from specsim.search.ordered import ordered_trees
 from specsim.tree import MAX_NODES, DraftTree
 
@@ -77,7 +77,8 @@ def best_trees_by_size(
     """The most tokens per round that trees of each size can emit, under each depth limit up to ``max_depth``.
 
     Args:
-        accept_prob: ``[depth - 1, rank]``, probability that this rank is the accepted child, given its parent was.
+        accept_prob: ``[depth - 1, rank]``, probability that this rank is the accepted child, given its parent was; rows
+            of a list may differ in length: a depth offers as many ranks as its row has.
         max_nodes: Largest tree, root in.
         max_depth: Deepest tree, root at 0.
         rank_order: ``free``: children of any ranks. ``ordered``: a child needs all better-ranked siblings.
@@ -120,7 +121,7 @@ def trees_by_limit(
     accept_prob: ArrayLike, max_nodes: int, max_depth: int, rank_order: RankOrder
 ) -> tuple[Array, Callable[[int, int], list[Path]]]:
     """As ``best_trees_by_size``, as bare arrays: tokens per round, and the paths of a tree by depth limit and size."""
-    table = checked_accept_prob(accept_prob)
+    table = checked_table(accept_prob)
     checked_count("max_nodes", max_nodes, 1)
     checked_count("max_depth", max_depth, 0)
     if max_depth > len(table):
@@ -134,7 +135,8 @@ def trees_by_limit(
 
 def ranks_fall(accept_prob: ArrayLike, max_depth: int) -> bool:
     """Does no later rank come before an earlier one in probability: then order costs nothing."""
-    return not (np.diff(np.asarray(accept_prob, dtype=float)[:max_depth], axis=1) > 0).any()
+    rows: Any = accept_prob
+    return not any((np.diff(np.asarray(row, dtype=float)) > 0).any() for row in rows[:max_depth])
 
 
 def best_tree(

@@ -19,9 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance.profile import checked_accept_prob
 from specsim.errors import InputError
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count
+from specsim.search.certificate import Array, Certificate, checked_costs, checked_count, checked_table
 
 Convention = Literal["all", "expanded"]
 TOLERANCE = 1e-12
@@ -87,7 +86,7 @@ def best_width_tree(
     >>> answer.paths, round(answer.rate, 4)  # (1 + 0.6 + 0.3) / (1 + 0.1)
     ([(0,), (1,)], 1.7273)
     """
-    table = checked_accept_prob(accept_prob)
+    table = checked_table(accept_prob)
     checked_count("max_nodes", max_nodes, 1)
     checked_count("max_depth", max_depth, 0, len(table))
     verify = checked_costs("verify_cost", verify_cost, max_nodes, positive=True)
@@ -105,7 +104,7 @@ def checked_widths(costs: Sequence[ArrayLike], table: Array, max_nodes: int, max
     for level in range(max_depth):
         needed = max(0, min(widest, max_nodes - 1 - level))
         found.append(checked_costs(f"level_width_cost[{level}]", costs[level], needed))
-        widest = min(widest * table.shape[1], max_nodes)
+        widest = min(widest * int(np.isfinite(table[level]).sum()), max_nodes)
     return found
 
 

@@ -106,7 +106,7 @@ def test_tune_joint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert {(o["drafter"], o["tensor_parallel"], o["replicas"]) for o in found["options"]} == {
         (name, tp, 2 // tp) for name in ("draft_model", "lookup") for tp in (1, 2)
     }
-    assert len(found["options"]) == 16 and {o["weights"] for o in found["options"]} == {None, "fp8"}
+    assert len(found["options"]) == 20 and {o["weights"] for o in found["options"]} == {None, "fp8"}
     assert {(n["drafter"], n["in_flight"]) for n in found["needs"]} == {
         (name, number) for name in ("draft_model", "lookup") for number in (2, 64)
     }
@@ -115,6 +115,9 @@ def test_tune_joint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "What a drafter needs to pay" in out and "USD/Mtoken" in out
     assert "weights: must be of" in refusal(capsys, *args, "--weights", "fp5")
     assert "must divide the 2 devices" in refusal(capsys, *args, "--tp", "3")
+    one = answer(capsys, *args, "--draft-tp", "1", "--in-flight", "2")
+    assert {o["draft_tensor_parallel"] for o in one["options"]} == {1}
+    assert "draft_tp: must be whole numbers" in refusal(capsys, *args, "--draft-tp", "some")
 
 
 def test_sweep(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -40,11 +40,16 @@ def scenario(**changes: Any) -> Scenario:
 def test_every_setup_is_what_it_is_alone() -> None:
     asked = scenario(price_usd_per_hour=2.0)
     answer = joint_search(asked, 4, [4, 10], candidates=[LOOKUP], weights=[None, "fp8"])
-    assert len(answer.options) == 2 * 3 * 2 * 2 and not answer.refused
+    # The draft model on one device or all of the group: 1, 2 and 2 ways for groups of 1, 2 and 4; lookup has none.
+    assert len(answer.options) == ((1 + 2 + 2) + 3) * 2 * 2 and not answer.refused
     for option in answer.options:
         setup = option.setup
         assert setup.tensor_parallel * setup.replicas == 4
         changes: dict[str, Any] = {"tensor_parallel": setup.tensor_parallel, "batch": 1}
+        if setup.drafter == "draft_model":
+            drafter = {"kind": "draft_model", "model": "llama-3.2-1b"}
+            changes["drafter"] = drafter | {"tensor_parallel": setup.draft_tensor_parallel}
+            assert setup.draft_tensor_parallel in (1, setup.tensor_parallel)
         if setup.weights:
             changes["target"] = {"model": "llama-3.1-8b", "weights": setup.weights}
         if setup.drafter == "lookup":
@@ -59,7 +64,7 @@ def test_every_setup_is_what_it_is_alone() -> None:
         assert option.usd_per_million_tokens == pytest.approx(1e6 * 4 * 2.0 / 3600 / rate)
     for number in (4, 10):
         rates = [option.tokens_per_s for option in answer.at(number)]
-        assert rates == sorted(rates, reverse=True) and len(rates) == 12
+        assert rates == sorted(rates, reverse=True) and len(rates) == 16
 
 
 def test_the_front_is_what_no_other_option_beats() -> None:
@@ -190,3 +195,40 @@ def test_every_shape_of_shares() -> None:
         shares = _shares(number, replicas)
         assert sum(batch * times for batch, times in shares) == number
         assert sum(times for _, times in shares) == replicas
+
+
+def test_the_draft_is_spread_as_asked() -> None:
+    asked = scenario()
+    answer = joint_search(asked, 4, [4], tensor_parallel=[2, 4], draft_tensor_parallel=[1, 4])
+    assert {(o.setup.tensor_parallel, o.setup.draft_tensor_parallel) for o in answer.options} == {
+        (2, 1),
+        (4, 1),
+        (4, 4),
+    }
+    only = joint_search(asked, 4, [4], tensor_parallel=[2], draft_tensor_parallel=[4])
+    assert [o.setup.draft_tensor_parallel for o in only.options] == [2]  # none of those fits the group: all of it
+    own = scenario(drafter={"kind": "draft_model", "model": "llama-3.2-1b", "tensor_parallel": 2}, tensor_parallel=2)
+    found = joint_search(own, 4, [4], tensor_parallel=[1, 4])
+    assert [o.setup.draft_tensor_parallel for o in found.options] == [2]
+    assert "must be <= 1, the devices of the target" in found.refused[0].reason
+    labels = {o.setup.label for o in answer.options}
+    assert labels == {"draft_model, 2 x TP 2, draft on 1", "draft_model, 1 x TP 4, draft on 1", "draft_model, 1 x TP 4"}
+    with pytest.raises(InputError, match="draft_tensor_parallel"):
+        joint_search(asked, 4, [4], draft_tensor_parallel=[0])
+
+
+def test_drafters_of_the_scenario_are_candidates(tmp_path: Path) -> None:
+    listed = LOOKUP.model_dump()
+    asked = scenario(drafters=[listed])
+    found, told = joint_search(asked, 2, [4]), joint_search(scenario(), 2, [4], candidates=[LOOKUP])
+    assert [(o.setup, o.tokens_per_s) for o in found.options] == [(o.setup, o.tokens_per_s) for o in told.options]
+    assert {one.drafter for one in found.needs} == {"draft_model", "lookup"}
+    assert (
+        tune(resolve(asked)).best.tokens_per_s == tune(resolve(scenario())).best.tokens_per_s
+    )  # nobody else looks at them
+    with pytest.raises(InputError, match="must differ from the others'"):
+        joint_search(asked, 2, [4], candidates=[LOOKUP])
+    with pytest.raises(InputError, match="must differ"):
+        joint_search(scenario(drafters=[listed | {"name": "draft_model"}]), 2, [4])
+    with pytest.raises(InputError, match="drafters"):
+        scenario(drafters=[{"name": "lookup"}])
