@@ -344,7 +344,8 @@ def compiled() -> Callable[..., Any] | None:
     except ImportError:  # an extra
         return None
     names = dict(globals())
+    compile_ = numba.njit(cache=True, error_model="numpy")  # nothing here divides by 0
     for function in (*_CALLED, advance):
-        names[function.__name__] = numba.njit(FunctionType(function.__code__, names, function.__name__), cache=True)
+        names[function.__name__] = compile_(FunctionType(function.__code__, names, function.__name__))
     fast: Callable[..., Any] = names["advance"]
     return fast

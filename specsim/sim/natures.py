@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from statistics import NormalDist
 from typing import Final
@@ -15,8 +16,9 @@ from specsim.sim.arrays import draws, normals
 from specsim.sim.kernel import INDEPENDENT, Floats, Ints, Latent
 from specsim.tree import DraftTree
 
-_MEMORY: Final = -1
-"""Numbers below 0 belong to no round: this one is the memory that a request begins with, the others its own normal."""
+_OWN, _MEMORY = -2, -1
+"""Numbers of draws that belong to no round: a request's own normal, and the memory that it begins with."""
+_GRID: Final[Floats] = np.linspace(-7.0, 7.0, 2801)
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,13 @@ class Natures:
 
     A server's requests are known by their lengths, so that an easy one has fewer rounds than a hard one. One that emits
     twice as much in a round is therefore drawn twice as often, or hard ones would fill the record (see
-    ``acceptance.requests.RoundSampler``): all rounds together then have the law of the acceptance, exactly so for
-    ``tree``, and the nature of a request does not depend on what is drafted for it.
+    ``acceptance.requests.RoundSampler``): all rounds of ``tree`` together then have the law of the acceptance. Each
+    request has one place among all, by a hash of its key, so that what it is under one tree it nearly is under another.
 
     Args:
         spread: How they differ, and how rounds remember.
         acceptance: The law of a round.
-        tree: The shape by whose tokens they are weighed.
+        tree: The shape by whose tokens they are weighed: the longest that is drafted.
     """
 
     spread: RequestSpread
@@ -39,7 +41,7 @@ class Natures:
     tree: DraftTree
 
     def of(self, keys: Ints) -> tuple[Floats, Floats]:
-        """Each request's own normal, and its memory before the first round: a hash of its key.
+        """Each request's own normal, and its memory before the first round.
 
         >>> from specsim.acceptance.profile import AcceptanceProfile
         >>> natures = Natures(RequestSpread(0.3, 0.0), AcceptanceProfile.iid(0.7, 3), DraftTree.chain(3))
@@ -47,16 +49,16 @@ class Natures:
         >>> bool(effect.mean() > 0.1), bool(abs(step.mean()) < 0.03)  # easy ones come more often, with fewer rounds
         (True, True)
         """
+        place = draws(keys, np.full(len(keys), _OWN))
+        return np.interp(place, self._upto, _GRID), normals(keys, np.full(len(keys), _MEMORY))
+
+    @cached_property
+    def _upto(self) -> Floats:
+        """Share of requests whose normal is below each of ``_GRID``."""
         pmf = emitted_distribution(self.tree, self.acceptance)
-        grid = np.linspace(-6.0, 6.0, 241)
-        share = self.spread.request_means(pmf, grid) / (self.tree.depth + 1.0)
-        effect, again, number = np.zeros(len(keys)), np.arange(len(keys)), _MEMORY
-        while again.size:
-            number -= 2
-            effect[again] = normals(keys[again], np.full(again.size, number))
-            luck = draws(keys[again], np.full(again.size, number + 1))
-            again = again[luck >= np.interp(effect[again], grid, share)]
-        return effect, normals(keys, np.full(len(keys), _MEMORY))
+        density = np.exp(-(_GRID**2) / 2) * self.spread.request_means(pmf, _GRID)
+        upto = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+        return np.asarray(upto / upto[-1])
 
 
 def latent_of(spread: RequestSpread | None) -> Latent:

@@ -121,7 +121,7 @@ def serve(
     )
     natures = None
     if spread is not None:
-        natures = Natures(spread, deployment.acceptance, DraftTree.chain(deployment.acceptance.max_depth))
+        natures = Natures(spread, deployment.acceptance, max(shapes, key=lambda tree: tree.num_drafted))
     run = _Run(deployment, rules, replicas, routing, Recorder(sink), StepRecorder() if keep_steps else None, prefill)
     return run.play(stream, seed, survival, natures, identity_tokens if config.prefix_caching else 0)
 
@@ -175,9 +175,10 @@ class _Run:
     def _pool(self, env: simpy.Environment, rules: Rules, replicas: int, hand_over: Take | None = None) -> Pool:
         lanes, first = rules.config.pipeline_parallel, self.replicas if hand_over else 0
         horizon = self._decode_horizon if self.prefill is not None and hand_over is None else self._horizon
+        deliver = self.arrivals.deliver if self.prefill is None else self._deliver
         servers = [
             Server(
-                env, first + n // lanes, rules, self.recorder, self.steps, self._deliver, horizon, self.arrivals.left,
+                env, first + n // lanes, rules, self.recorder, self.steps, deliver, horizon, self.arrivals.left,
                 hand_over,
             )
             for n in range(replicas * lanes)
@@ -192,9 +193,9 @@ class _Run:
         return Handover(env, token_s, pool.latency_s, self.decoding.route, self.recorder, self.arrivals.left)
 
     def _deliver(self, now_s: float) -> None:
+        assert self.handover is not None
         self.arrivals.deliver(now_s)
-        if self.handover is not None:
-            self.handover.deliver(now_s)
+        self.handover.deliver(now_s)
 
     def _result(self, interrupted: bool) -> ServingRun:
         for server in self.servers:

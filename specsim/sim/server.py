@@ -136,7 +136,8 @@ class Server:
         at.cache.shrink(at.free)
         if self.steps is not None:
             self.steps.write(self.log[:steps], self.index, len(self.waiting), r.num_blocks)
-        self.drafting.observe(int(finished), num_running, self.clock_s - start)
+        if self.drafting.asks:
+            self.drafting.observe(int(finished), num_running, self.clock_s - start)
         return int(num_running), int(finished)
 
     def _admit(self) -> bool:
