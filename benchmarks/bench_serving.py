@@ -1,6 +1,7 @@
 """Speed of the serving simulator, in CPU seconds of one core, records included.
 
     python benchmarks/bench_serving.py            # the table below
+    python benchmarks/bench_serving.py metrics    # with all metrics and their intervals computed as well
     python benchmarks/bench_serving.py process    # a whole process with 1,000 requests
 
 The workload is the one on which Vidur's event loop does 1,150 requests per CPU second with metrics on, and 2,700
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from specsim.documents import parse
+from specsim.metrics.serving import Target, kv_occupancy, summary
 from specsim.scenario import Deployment, Scenario, resolve
 from specsim.sim.config import ServerConfig
 from specsim.sim.policies.basic import FixedDraftLen
@@ -89,10 +91,31 @@ def table() -> None:
     print(f"100,000 requests of 500 tokens, streamed: {seconds:.1f} s, {run.num_steps:,} steps, peak {peak:.0f} MiB")
 
 
+def with_metrics() -> None:
+    """Steps kept, then every figure of a report: latencies, percentiles, rates, their intervals, memory held."""
+    asked = deployment()
+    timed(asked, poisson(200, 8.0), 0, compiled=True)
+    for num, rate, vidurs in ((1000, 8.0, 1150), (5000, 8.0, 1150), (5000, 40.0, 2700)):
+        best = min(_measured(asked, num, rate, seed) for seed in range(REPEATS))
+        ratio = num / best / vidurs
+        print(
+            f"{rate:3.0f} per second, {num:,} requests, metrics on {num / best:9,.0f} requests/s, {ratio:.0f} x Vidur's"
+        )
+
+
+def _measured(asked: Deployment, num: int, rate: float, seed: int) -> float:
+    seconds, run = timed(asked, poisson(num, rate, seed=seed), 0, compiled=True, keep_steps=True)
+    start = time.process_time()
+    assert run.steps is not None
+    summary(run.requests, warmup_s=10.0, target=Target(ttft_s=1.0, tpot_s=0.05))
+    kv_occupancy(run.steps, run.kv_blocks)
+    return seconds + time.process_time() - start
+
+
 def whole_process() -> None:
     run = serve(deployment(), poisson(1000, 8.0), control=FixedDraftLen(0), config=CONFIG)
     print(f"{run.num_finished} requests, the process so far: {time.process_time():.2f} CPU seconds")
 
 
 if __name__ == "__main__":
-    whole_process() if sys.argv[1:] == ["process"] else table()
+    {"process": whole_process, "metrics": with_metrics}.get("".join(sys.argv[1:]), table)()

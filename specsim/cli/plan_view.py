@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from specsim.cli.serve_view import known, seconds
+from specsim.cli.serve_view import known, seconds, short_name
 
 if TYPE_CHECKING:
     from specsim.plan import Capacity, Trial
@@ -69,19 +69,20 @@ def show_plan(name: str, answer: dict[str, Any]) -> None:
         elif row["one_fewer"]:
             fewer = row["one_fewer"]
             said = fewer["why"] if fewer["verdict"] == "stable" else f"{fewer['verdict']}: {fewer['why']}"
-            show(f"{row['name']}: {fewer['replicas']} replicas are not enough: {said}.")
+            number = "1 replica is" if fewer["replicas"] == 1 else f"{fewer['replicas']} replicas are"
+            show(f"{row['name']}: {number} not enough: {said.rstrip('.')}.")
     show(_saved(rows))
 
 
 def _cells(row: dict[str, Any], has_price: bool) -> list[str]:
     best = row["best"]
     if best is None:
-        return [_short(row["name"]), *["-"] * (6 + 2 * has_price)]
+        return [short_name(row["name"]), *["-"] * (6 + 2 * has_price)]
     said = best["summary"]
     attained = said["attained"]
     error = "" if attained["low"] is None else f" ± {attained['high'] - attained['value']:.1%}"
     cells = [
-        _short(row["name"]),
+        short_name(row["name"]),
         str(row["replicas"]),
         str(row["gpus"]),
         f"{attained['value']:.1%}{error}",
@@ -93,11 +94,6 @@ def _cells(row: dict[str, Any], has_price: bool) -> list[str]:
         known_price = row["usd_per_hour"] is not None
         cells += [f"{row['usd_per_hour']:.2f}", f"{said['usd_per_million_tokens']:.3f}"] if known_price else ["-", "-"]
     return cells
-
-
-def _short(name: str) -> str:
-    head, _, tail = name.partition(")")
-    return f"tuned schedule{tail}" if head.startswith("tuned (") else name
 
 
 def _saved(rows: list[dict[str, Any]]) -> str:

@@ -261,10 +261,13 @@ def _draw(
     ttft_slo: float | None,
     tpot_slo: float | None,
 ) -> None:
+    from specsim.cli.serve_view import short_name
     from specsim.metrics.timeline import save_timeline
     from specsim.plots.serving import plot_serving
 
-    drawn = {p.setup.name: (p.runs[0].requests, p.runs[0].steps) for p in played if p.runs and p.runs[0].steps}
+    drawn = {
+        short_name(p.setup.name): (p.runs[0].requests, p.runs[0].steps) for p in played if p.runs and p.runs[0].steps
+    }
     known = {name: (log, steps) for name, (log, steps) in drawn.items() if steps is not None and len(steps)}
     if timeline and known:
         save_timeline(*list(known.values())[-1], timeline)

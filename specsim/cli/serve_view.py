@@ -144,7 +144,7 @@ def show_serving(name: str, answer: dict[str, Any]) -> None:
     title += f", {settings['replicas']} replicas" if settings["replicas"] > 1 else ""
     with_figures = [one for one in served if one["summary"]]
     if with_figures:
-        columns = ["", *(_heading(one, settings) for one in with_figures)]
+        columns = ["", *(short_name(one["name"]) for one in with_figures)]
         compared = answer.get("ratios") if len(with_figures) == 2 else None
         rows = _rows(with_figures, compared, settings)
         said = f"± {answer['level']:.0%} intervals."
@@ -157,8 +157,14 @@ def show_serving(name: str, answer: dict[str, Any]) -> None:
     show(*_notes(answer))
 
 
-def _heading(one: dict[str, Any], settings: dict[str, Any]) -> str:
-    return "tuned schedule" if one["name"].startswith("tuned") else str(one["name"])
+def short_name(name: str) -> str:
+    """A setup's name for a heading: a schedule in full is told below.
+
+    >>> short_name("tuned (1-8: 4, 9-256: 2), tp=2"), short_name("draft 3")
+    ('tuned schedule, tp=2', 'draft 3')
+    """
+    head, _, tail = name.partition(")")
+    return f"tuned schedule{tail}" if head.startswith("tuned (") else name
 
 
 def _rows(setups: list[dict[str, Any]], compared: dict[str, Any] | None, settings: dict[str, Any]) -> list[list[str]]:

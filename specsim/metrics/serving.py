@@ -95,12 +95,13 @@ class ServingSummary:
     Args:
         num_requests: Finished requests that the figures are of.
         num_refused, num_unfinished: Requests left out, and why.
-        window_s: Length of the time that they arrived in.
-        requests_per_s, tokens_per_s: Of the whole deployment, out of it during that time.
+        window_s: Length of the time that rates are of: from the end of the warm-up to the last arrival before the
+            cool-down; to the last token where that is less than two requests' time, as when all come at once.
+        requests_per_s, tokens_per_s: Of the whole deployment, out of it during that time, whenever they arrived.
         tokens_per_s_per_gpu: The same of each device.
         mean: Of each latency, with its interval.
         percentiles: Of each latency and each of ``PERCENTILES``.
-        goodput_per_s: Requests per second that met the targets.
+        goodput_per_s: Requests per second, out of it during that time, that met the targets.
         attained: Share of requests that did, of those that finished.
         tokens_per_round: Emitted per decoding round, bonus in.
         accepted_frac: Accepted over drafted tokens; NaN without drafts.
@@ -161,29 +162,33 @@ def summary(
     if not 0 < level < 1:
         raise InputError("level", "must be between 0 and 1", level)
     kept = [steady(run, warmup_s, cooldown_s) for run in runs]
-    whole, window = _joined(kept), sum(_window_s(run, warmup_s, cooldown_s) for run in runs)
+    windows = [_window(run, one, warmup_s, cooldown_s) for run, one in zip(runs, kept, strict=True)]
+    whole, window = _joined(kept), sum(end_s - start_s for start_s, end_s in windows)
     block = blocks_of([len(one) for one in kept])
+    left = [_left(run, target, *ends) for run, ends in zip(runs, windows, strict=True)]
+    out, done, good = (np.concatenate([one[part] for one in left]) for part in range(3))
+    of_left = blocks_of([len(one[0]) for one in left])
     met, rounds, drafted = target.met(whole), int(whole.num_rounds.sum()), int(whole.num_drafted.sum())
     figures = {kind: _figures(latency(whole, kind), block, level) for kind in LATENCIES}
-    tokens = _rate(whole.output_tokens, block, window, level)
+    tokens = _rate(out, of_left, window, level)
     return ServingSummary(
         num_requests=len(whole),
         num_refused=int(sum((run.refused == 1).sum() for run in runs)),
         num_unfinished=int(sum((np.isnan(run.finished_s) & (run.refused != 1)).sum() for run in runs)),
         window_s=window,
-        requests_per_s=len(whole) / window,
+        requests_per_s=float(done.sum()) / window,
         tokens_per_s=tokens,
         tokens_per_s_per_gpu=tokens.value / num_gpus,
         mean={kind: mean for kind, (mean, _) in figures.items()},
         percentiles={kind: percentiles for kind, (_, percentiles) in figures.items()},
-        goodput_per_s=_rate(met, block, window, level),
+        goodput_per_s=_rate(good, of_left, window, level),
         attained=_mean(met.astype(np.float64), block, level),
         tokens_per_round=1 + float(whole.num_accepted.sum()) / rounds if rounds else float("nan"),
         accepted_frac=float(whole.num_accepted.sum()) / drafted if drafted else float("nan"),
         num_preempted=int(whole.num_preempted.sum()),
         cached_frac=float(whole.cached_tokens.sum() / whole.prompt_tokens.sum()),
-        usd_per_million_tokens=None if usd_per_s is None else 1e6 * usd_per_s / tokens.value,
-        joules_per_token=None if power_w is None else power_w / tokens.value,
+        usd_per_million_tokens=_over(usd_per_s, tokens.value * 1e-6),
+        joules_per_token=_over(power_w, tokens.value),
     )
 
 
@@ -197,13 +202,30 @@ def steady(log: RequestLog, warmup_s: float, cooldown_s: float) -> RequestLog:
     return _rows(log, rows[np.argsort(log.arrival_s[rows], kind="stable")])
 
 
-def _window_s(log: RequestLog, warmup_s: float, cooldown_s: float) -> float:
-    """Time that the kept requests stand for: of their arrivals; where they came all at once, until all were done."""
-    kept = steady(log, warmup_s, cooldown_s)
-    span = float(log.arrival_s.max()) - cooldown_s - warmup_s
-    busy = float(kept.finished_s.max()) - warmup_s
-    # A backlog leaves later than it came: the longer of both is the time the server worked for these requests.
-    return busy if span <= 0 or busy > 1.5 * span else span
+def _window(log: RequestLog, kept: RequestLog, warmup_s: float, cooldown_s: float) -> tuple[float, float]:
+    """Begin and end of the time that rates are of; ``kept`` are the requests that arrived in it."""
+    last_s = float(log.arrival_s.max()) - cooldown_s
+    passes = last_s - warmup_s >= 2 * float(np.median(kept.finished_s - kept.arrival_s))
+    return warmup_s, last_s if passes else float(kept.finished_s.max())
+
+
+def _left(log: RequestLog, target: Target, start_s: float, end_s: float) -> tuple[Floats, Floats, Floats]:
+    """Of requests that finished, in order of arrival: tokens of each that came out in a window; 1 for each that
+    finished in it; 1 for each of these that met the target.
+
+    Tokens are taken as even between a request's first and last.
+    """
+    rows = np.flatnonzero(np.isfinite(log.finished_s))
+    done = _rows(log, rows[np.argsort(log.arrival_s[rows], kind="stable")])
+    took_s = done.finished_s - done.first_token_s
+    inside_s = np.minimum(done.finished_s, end_s) - np.maximum(done.first_token_s, start_s)
+    ended = ((done.finished_s >= start_s) & (done.finished_s <= end_s)).astype(np.float64)
+    share = np.divide(np.maximum(inside_s, 0.0), took_s, out=ended.copy(), where=took_s > 0)
+    return share * done.output_tokens, ended, ended * target.met(done)
+
+
+def _over(amount: float | None, rate: float) -> float | None:
+    return None if amount is None or rate == 0 else amount / rate
 
 
 def _rows(log: RequestLog, rows: NDArray[np.int64]) -> RequestLog:

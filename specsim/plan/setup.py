@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -92,6 +93,7 @@ class Setup:
             seed=seed,
             survival=natures_of(self.deployment.acceptance, seed),
             tables=self.tables,
+            compiled=True if "numba" in sys.modules else None,  # an earlier run found it worth its loading
             sink=sink,
             keep_steps=keep_steps,
         )

@@ -53,8 +53,9 @@ def plot_serving(
         axes.grid(alpha=0.25, linewidth=0.6)
         if slo_s is not None:
             axes.axvline(slo_s, color="0.3", linestyle="--", linewidth=1.0, label=f"target {slo_s:g} s")
-    for axes in (inside, first, each):
-        axes.legend(frameon=False, fontsize=8)
+    inside.legend(framealpha=0.85, edgecolor="none", fontsize=8)
+    for axes in (first, each):
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
     figure.suptitle(title, fontsize=11)
     save_figure(figure, path)
 

@@ -30,17 +30,19 @@ def test_a_summary_by_hand() -> None:
     log.refused[5], log.finished_s[5], log.first_token_s[5] = 1, np.nan, np.nan
     got = summary(log, warmup_s=2, target=Target(ttft_s=1.0, tpot_s=0.2), num_gpus=2, usd_per_s=0.001, power_w=700)
     assert (got.num_requests, got.num_refused, got.num_unfinished, got.num_preempted) == (7, 1, 0, 0)
-    # The last came at 9 s and left at 15 s, 13 s after the warm-up: longer than 1.5 times the 7 s of arrivals.
-    assert got.window_s == 13 and got.requests_per_s == pytest.approx(7 / 13)
-    assert got.tokens_per_s.value == pytest.approx(77 / 13)
-    assert got.tokens_per_s_per_gpu == pytest.approx(38.5 / 13)
-    assert got.goodput_per_s.value == pytest.approx(6 / 13) and got.attained.value == pytest.approx(6 / 7)
+    # From 2 s to 9 s: 2, 3, 4, 6 and 7 decode for a second inside, 1 and 8 for half a second; 9 is late.
+    assert got.window_s == 7 and got.requests_per_s == pytest.approx(6 / 7)  # 1 ends inside, 8 does not
+    assert got.tokens_per_s.value == pytest.approx(66 / 7)
+    assert got.tokens_per_s_per_gpu == pytest.approx(33 / 7)
+    assert got.goodput_per_s.value == pytest.approx(6 / 7) and got.attained.value == pytest.approx(6 / 7)
     assert got.mean["ttft_s"].value == pytest.approx((6 * 0.5 + 5) / 7)
     assert got.percentiles["ttft_s"][50.0].value == 0.5
     assert got.tokens_per_round == 2 and got.accepted_frac == pytest.approx(1 / 3)
-    assert got.usd_per_million_tokens == pytest.approx(1000 * 13 / 77)
-    assert got.joules_per_token == pytest.approx(700 * 13 / 77)
-    # With arrivals for longer than the work, the arrivals are the window.
+    assert got.usd_per_million_tokens == pytest.approx(1000 * 7 / 66)
+    assert got.joules_per_token == pytest.approx(700 * 7 / 66)
+    # All at once: until the last token. With arrivals for longer than two requests take, the arrivals are the window.
+    burst = summary(request_log(np.zeros(4), ttft_s=[0.5, 1, 2, 4]))
+    assert burst.window_s == 5 and burst.requests_per_s == 0.8 and burst.tokens_per_s.value == pytest.approx(44 / 5)
     assert summary(request_log(np.arange(100.0)), warmup_s=10, cooldown_s=9).window_s == 80
 
 
