@@ -33,7 +33,7 @@ class Quantity:
     @property
     def is_expected(self) -> bool | None:
         """Whether the observed figure lies in the interval; None where there is none."""
-        return None if self.observed is None else self.low <= self.observed <= self.high
+        return None if self.observed is None else bool(self.low <= self.observed <= self.high)  # never numpy's own False
 
 
 @dataclass(frozen=True)
