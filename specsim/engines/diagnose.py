@@ -33,7 +33,8 @@ class Quantity:
     @property
     def is_expected(self) -> bool | None:
         """Whether the observed figure lies in the interval; None where there is none."""
-        return None if self.observed is None else bool(self.low <= self.observed <= self.high)  # never numpy's own False
+        # A bool, for numpy's own False is not False.
+        return None if self.observed is None else bool(self.low <= self.observed <= self.high)
 
 
 @dataclass(frozen=True)
