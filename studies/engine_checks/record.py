@@ -31,6 +31,9 @@ def asked_of(engine: str, python: str) -> dict[str, Any]:
         if run.returncode:
             raise RuntimeError(f"{engine} could not be asked: {run.stderr[-2000:]}")
         found = json.loads(answer.read_text(encoding="utf-8"))
+    absent = {row["why"] for row in found["verdicts"] if row["why"].startswith(("ModuleNotFoundError", "ImportError"))}
+    if absent:
+        raise RuntimeError(f"the environment lacks what {engine} imports: {sorted(absent)}")
     rows = [case | verdict for case, verdict in zip(asked, found["verdicts"], strict=True)]
     return {"date": datetime.date.today().isoformat(), "versions": found["versions"], "cases": rows}
 
