@@ -34,7 +34,8 @@ class Quantity:
     @property
     def is_expected(self) -> bool | None:
         """Whether the observed figure lies in the interval; None where there is none."""
-        return None if self.observed is None else self.low <= self.observed <= self.high
+        # A bool, for numpy's own False is not False.
+        return None if self.observed is None else bool(self.low <= self.observed <= self.high)
 
 
 @dataclass(frozen=True)

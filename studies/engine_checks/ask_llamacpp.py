@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import re
 import shlex
 import socket
 import subprocess
@@ -23,13 +25,17 @@ import gguf_pair
 from specsim.engines.imports import Observation, merged, read_observations
 from specsim.engines.llamacpp import detected_version, to_llamacpp
 from specsim.engines.plan import DraftPlan
+from specsim.executor.drafters.model import ModelDrafter
+from specsim.executor.recording import records_of
+from specsim.executor.rounds import decode
 from specsim.executor.session import Session, quiet_torch
 from specsim.tree import DraftTree
 
 NUM_TOKENS: Final = 96
 PROMPTS: Final = 6
 RATES: Final = (0.8, 0.6, 0.4, 0.3)
-SYNTHETIC_REQUESTS: Final = 24
+SYNTHETIC_REQUESTS: Final = 8
+SYNTHETIC_TOKENS: Final = 640
 # fp32 throughout, as the executor; one thread that does not spin; the words of the log that tell acceptance.
 RUNTIME: Final = (
     "--threads 1 --poll 0 --ctx-size 2048 --flash-attn off --cache-type-k f32 --cache-type-v f32 "
@@ -46,6 +52,7 @@ def main(server: str, out: Path) -> None:
         gguf_pair.main(folder)
         session = Session(ffn_size=None)
         record = {
+            "date": datetime.date.today().isoformat(),
             "version": version,
             "chains": [chain(server, version, folder, session, draft_len) for draft_len in (2, 4, 6)],
             "synthetic": synthetic(server, version, folder, session),
@@ -65,9 +72,7 @@ def chain(server: str, version: str, folder: Path, session: Session, draft_len: 
             path = folder / "answer.json"
             path.write_text(json.dumps(answer))
             seen += read_observations(path)
-            records = [r.record for r in session.generate(DraftTree.chain(draft_len), number, NUM_TOKENS)]
-            tokens = [t for r in records for t in r.tokens] if hasattr(records[0], "tokens") else []
-            accepted = [r.num_accepted for r in records]
+            accepted, tokens = decoded(session, draft_len, number)
             ours += accepted
             rows.append(
                 {
@@ -77,6 +82,7 @@ def chain(server: str, version: str, folder: Path, session: Session, draft_len: 
                     "executor_accepted": sum(accepted),
                     "executor_rounds": len(accepted),
                     "same_tokens": same(answer["tokens"], tokens),
+                    "num_tokens": len(answer["tokens"]),
                 }
             )
         scrape = folder / "scrape.prom"
@@ -94,12 +100,23 @@ def chain(server: str, version: str, folder: Path, session: Session, draft_len: 
     }
 
 
+def decoded(session: Session, draft_len: int, number: int) -> tuple[list[int], list[int]]:
+    """What the executor accepts round by round, and the tokens that come out."""
+    prompt = session.prompts[number]
+    texts = session.start(ModelDrafter(session.target, session.draft), number)
+    rounds = list(decode(texts, session.method(DraftTree.chain(draft_len)), NUM_TOKENS, session.clock))
+    accepted = [records_of(one, "cpu", 0.0)[0].num_accepted for one in rounds]
+    text = texts.finished[0] if texts.finished else texts.tokens[0]
+    return accepted, text[len(prompt) :]
+
+
 def synthetic(server: str, version: str, folder: Path, session: Session) -> dict[str, Any]:
     """Rates asked for and realised, over many requests each with a seed of its own."""
     exported = to_llamacpp(plan(folder, len(RATES)).but(survival=RATES), version, synthetic=True)
     with running(server, exported.command, folder) as at:
         for number in range(SYNTHETIC_REQUESTS):
-            complete(at, session.prompts[number % 24], 1000 + number)
+            # The server draws from its request's seed alone, so seeds lie far apart.
+            complete(at, session.prompts[number], 40_503 * 65_537 * (number + 1) % 2**31, SYNTHETIC_TOKENS)
     seen = last_statistics(folder)
     assert seen.accepted_by_position is not None and seen.num_drafts
     return {
@@ -110,24 +127,41 @@ def synthetic(server: str, version: str, folder: Path, session: Session) -> dict
     }
 
 
-REFUSED: Final = ("--draft-max 8", "--spec-synth-rates 0.5,0.6,0.1,0", "--spec-type medusa", "--spec-draft-n-max x")
+# What our rules refuse, and where the server must differ, why.
+REFUSED: Final = {
+    "--spec-type draft-simple --draft-max 8": "",
+    "--spec-type draft-simple --spec-draft-n-max 4 --spec-synth-rates 0.5,0.6,0.1,0": "",
+    "--spec-type draft-simple --spec-draft-n-max 4 --spec-synth-rates 0.5,0.4": "",
+    "--spec-type draft-simple --spec-draft-n-max 2 --spec-synth-rates 1.5,0.4": "",
+    "--spec-type medusa": "",
+    "--spec-type draft-simple --spec-draft-n-max x": "",
+    "--spec-type draft-simple --spec-draft-n-max -1": "",
+    "--spec-type ngram-simple --spec-ngram-simple-size-m 0": "",
+    "--spec-type draft-simple --spec-draft-p-min 1.5": "llama.cpp takes a limit that no probability reaches",
+}
 
 
-def refused(server: str, folder: Path) -> dict[str, str]:
-    """Options that a server must not start with, and its last line about each."""
+def refused(server: str, folder: Path) -> dict[str, dict[str, str]]:
+    """Options that our rules refuse, and what a server says of them; one that starts with them is ended."""
     answers = {}
-    for words in REFUSED:
+    for words, differs in REFUSED.items():
         command = [server, "--model", str(folder / "target.gguf"), "--spec-draft-model", str(folder / "draft.gguf")]
-        with_type = [] if "--spec-type" in words else ["--spec-type", "draft-simple"]
-        try:
-            run = subprocess.run(
-                [*command, *with_type, *words.split(), "--spec-draft-n-max", "4"][: None],
-                capture_output=True, text=True, timeout=30,
-            )  # fmt: skip
-            lines = [line for line in (run.stdout + run.stderr).splitlines() if line.strip()]
-            answers[words] = lines[-1].replace(str(folder), "")[:200] if run.returncode else "accepted"
-        except subprocess.TimeoutExpired:
-            answers[words] = "accepted"
+        log = folder / "refused.log"
+        verdict = "reject"
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                [*command, *words.split(), *RUNTIME.split(), "--port", str(free_port())], stdout=out, stderr=out
+            )
+            deadline = time.monotonic() + 60
+            while process.poll() is None:
+                if "server is listening" in log.read_text(errors="replace") or time.monotonic() > deadline:
+                    verdict = "accept"
+                    process.terminate()
+                    process.wait(30)
+                time.sleep(0.1)
+        lines = log.read_text(errors="replace").replace(str(folder), "").splitlines()
+        why = next((line for line in lines if re.match(r"error|[\d.]+ E ", line)), "")
+        answers[words] = {"engine": verdict, "differs": differs, "why": why[:200]}
     return answers
 
 
@@ -139,9 +173,7 @@ def plan(folder: Path, draft_len: int) -> DraftPlan:
 @contextmanager
 def running(server: str, command: str, folder: Path) -> Iterator[str]:
     """The exported command as a server on a free port, until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     argv = [server, *shlex.split(command)[1:], *RUNTIME.split(), "--port", str(port)]
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
@@ -154,7 +186,8 @@ def running(server: str, command: str, folder: Path) -> Iterator[str]:
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the server did not start: {(folder / 'server.log').read_text()[-2000:]}") from None
+                    said = (folder / "server.log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"the server did not start: {said}") from None
                 time.sleep(0.2)
         yield at
     finally:
@@ -163,13 +196,22 @@ def running(server: str, command: str, folder: Path) -> Iterator[str]:
         log.close()
 
 
-def complete(at: str, prompt: list[int], seed: int) -> dict[str, Any]:
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def complete(at: str, prompt: list[int], seed: int, num_tokens: int = NUM_TOKENS) -> dict[str, Any]:
     """Greedy continuation of token ids."""
     body = {
-        "prompt": prompt, "n_predict": NUM_TOKENS, "temperature": 0.0, "seed": seed, "return_tokens": True,
+        "prompt": prompt, "n_predict": num_tokens, "temperature": 0.0, "seed": seed, "return_tokens": True,
         "cache_prompt": False,
     }  # fmt: skip
-    request = urllib.request.Request(f"{at}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{at}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=300) as answer:
         return json.loads(answer.read())
 

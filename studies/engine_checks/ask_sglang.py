@@ -15,7 +15,7 @@ import sys
 import tempfile
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 os.environ |= {"HF_HUB_OFFLINE": "1"}
 
@@ -34,7 +34,7 @@ class _Anything(types.ModuleType):
 
     __version__ = "0.28.0"
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -31,6 +31,9 @@ def asked_of(engine: str, python: str) -> dict[str, Any]:
         if run.returncode:
             raise RuntimeError(f"{engine} could not be asked: {run.stderr[-2000:]}")
         found = json.loads(answer.read_text(encoding="utf-8"))
+    absent = {row["why"] for row in found["verdicts"] if row["why"].startswith(("ModuleNotFoundError", "ImportError"))}
+    if absent:
+        raise RuntimeError(f"the environment lacks what {engine} imports: {sorted(absent)}")
     rows = [case | verdict for case, verdict in zip(asked, found["verdicts"], strict=True)]
     return {"date": datetime.date.today().isoformat(), "versions": found["versions"], "cases": rows}
 
@@ -48,9 +51,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("engine", choices=sorted(cases.CASES))
     parser.add_argument("python")
+    parser.add_argument("--out", type=Path, help="where to write; left out, beside this file")
     asked = parser.parse_args()
     record = asked_of(asked.engine, asked.python)
-    (HERE / f"{asked.engine}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    out = asked.out or HERE / f"{asked.engine}.json"
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     rows = record["cases"]
     accepted = sum(row["engine"] == "accept" for row in rows)
     print(f"{asked.engine}: {accepted} of {len(rows)} accepted; {len(disagreements(record))} disagreements")

@@ -11,7 +11,7 @@ from engine_outputs import vllm_metrics
 
 from specsim.cli import main
 from specsim.engines.causes import at_batch, last_paying_batch
-from specsim.engines.diagnose import diagnose, rate_ratio_draws, with_acceptance
+from specsim.engines.diagnose import Quantity, diagnose, rate_ratio_draws, with_acceptance
 from specsim.engines.imports import Observation, acceptance_of
 from specsim.errors import InputError
 from specsim.estimate import predict
@@ -111,3 +111,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "restarted" in capsys.readouterr().err
     with pytest.raises(InputError, match="draft_len"):
         diagnose(LARGE, Observation(source="x", num_drafts=10, num_accepted=5))
+
+
+def test_a_verdict_names_what_numpy_calls_false() -> None:
+    quantity = Quantity("step time", "s", 0.05, 0.04, np.float64(0.06), np.float64(0.08))
+    assert quantity.is_expected is False

@@ -194,13 +194,16 @@ def tensorrt_llm(data: Data, where: str) -> Observation | None:
 
 
 def llama_timings(data: Data, where: str) -> Observation | None:
-    """``timings`` of a llama.cpp response. Rounds are not told: every round emits one token that was not drafted."""
+    """``timings`` of a llama.cpp response. Rounds are not told: every round emits one token that was not drafted.
+
+    The first token comes of the prompt, before any round, and is counted in ``predicted_n``, not in ``predicted_ms``.
+    """
     timing = data.get("timings", data)
     if not isinstance(timing, Mapping) or "predicted_ms" not in timing or "predicted_n" not in timing:
         return None
     predicted = _number(timing["predicted_n"], f"{where}: predicted_n")
     drafted, accepted = timing.get("draft_n"), timing.get("draft_n_accepted")
-    steps = None if accepted is None else max(predicted - _number(accepted, where), 0)
+    steps = None if accepted is None else max(predicted - 1 - _number(accepted, where), 0)
     spent = _ms(timing["predicted_ms"])
     return _observation(
         where,
