@@ -1,6 +1,7 @@
 """The command line. Each group of commands is a file; what they import that is heavy, they import when they run.
 
-Exit codes: 0 when it answered, 2 on bad input (one line on stderr), 130 when interrupted. A traceback is a bug.
+Exit codes: 0 when it answered, also that nothing is feasible; 2 on bad input (one line on stderr); 130 when
+interrupted. A traceback is a bug.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from specsim.cli import (
     tune_sweep,
     validate,
 )
-from specsim.errors import SpecsimError
+from specsim.errors import InfeasibleError, SpecsimError
 
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
@@ -109,6 +110,8 @@ def main(args: Sequence[str] | None = None) -> int:
         code = app(args=args, prog_name="specsim", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
+    except InfeasibleError as error:
+        return _infeasible(str(error), list(sys.argv[1:] if args is None else args))
     except SpecsimError as error:
         return _refuse(str(error))
     except _UsageProblem as error:
@@ -128,6 +131,17 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         return _refuse(f"this command needs the extra `{EXTRAS[module]}`, which brings {module}: "
                        f"pip install 'specsim[{EXTRAS[module]}]'")  # fmt: skip
+
+
+def _infeasible(reason: str, args: Sequence[str]) -> int:
+    """A question that is well posed and has no feasible answer is answered so, by every command alike."""
+    if "--json" in args:
+        from specsim.cli.output import print_json
+
+        print_json(args[0], {"status": "infeasible", "reason": reason})
+    else:
+        typer.echo(f"Infeasible: {reason}")
+    return 0
 
 
 def _refuse(message: str) -> int:

@@ -153,7 +153,8 @@ def joint_search(
         max_time_per_token_s: What a sequence may wait for a token at most.
 
     Raises:
-        InputError: for a wrong limit, or where no setup could be read at all.
+        InputError: for a wrong limit.
+        InfeasibleError: where no setup is possible at all.
     """
     checked_count("devices", devices, 1, 4096)
     for number in in_flight:
@@ -181,7 +182,7 @@ def joint_search(
                     continue
                 _evaluate(known[setup], setup, in_flight, max_time_per_token_s, options, refused)
     if not known:
-        raise InputError("scenario", f"no setup is possible, the first because {refused[0].reason}")
+        raise InfeasibleError(f"no setup is possible, the first because {refused[0].reason}")
     ranked = [option for number in dict.fromkeys(in_flight) for option in _ranked(options, number)]
     return JointAnswer(tuple(ranked), tuple(refused), _needs(everyone, ranked, known))
 

@@ -70,5 +70,5 @@ def test_bad_input_is_one_line(args: list[str], message: str, capsys: pytest.Cap
 
 
 def test_nothing_that_can_be_replayed_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["replay", *SMALL, "--policy", "chain 2 sampled"]) == 2
-    assert "nothing that was asked for can be replayed" in capsys.readouterr().err
+    assert main(["replay", *SMALL, "--policy", "chain 2 sampled"]) == 0
+    assert "Infeasible: nothing that was asked for can be replayed" in capsys.readouterr().out
