@@ -171,6 +171,7 @@ def joint_search(
     options: list[Option] = []
     refused: list[Refused] = []
     known: dict[Setup, Deployment] = {}
+    fits_nowhere = False  # of what was refused, something for its size and not for its words
     for one in everyone:
         for tp in groups:
             for stored, shards in product(dict.fromkeys(weights), _draft_groups(one, tp, draft_tensor_parallel)):
@@ -178,11 +179,13 @@ def joint_search(
                 try:
                     known[setup] = _resolved(scenario, one, setup)
                 except (InfeasibleError, InputError) as error:
+                    fits_nowhere |= isinstance(error, InfeasibleError)
                     refused.append(Refused(setup, None, str(error)))
                     continue
                 _evaluate(known[setup], setup, in_flight, max_time_per_token_s, options, refused)
     if not known:
-        raise InfeasibleError(f"no setup is possible, the first because {refused[0].reason}")
+        why = f"no setup is possible, the first because {refused[0].reason}"
+        raise InfeasibleError(why) if fits_nowhere else InputError("scenario", why)
     ranked = [option for number in dict.fromkeys(in_flight) for option in _ranked(options, number)]
     return JointAnswer(tuple(ranked), tuple(refused), _needs(everyone, ranked, known))
 
