@@ -15,6 +15,9 @@ from specsim.sim.serve import ServingRun
 CLEARLY = 0.1
 """One replication that misses the share by this much need not be repeated."""
 
+IDLE = 0.01
+"""Replicas are idle where twice as many shorten the mean latencies by less than this share."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -193,11 +196,13 @@ def _judged(setup: Setup, goal: Goal, replicas: int, runs: list[ServingRun]) -> 
 
 
 def _in_vain(before: Trial | None, now: Trial) -> bool:
-    """Whether twice the replicas, all of them keeping up, changed nothing: what is missing is not replicas."""
+    """Whether twice the replicas, all of them keeping up, made nothing faster: what is missing is not replicas."""
     if before is None or before.summary is None or now.summary is None:
         return False
-    both_keep_up = before.verdict == now.verdict == "stable"
-    return both_keep_up and now.summary.attained.value <= before.summary.attained.value + 1e-3
+    if not before.verdict == now.verdict == "stable" or now.summary.attained.value > before.summary.attained.value:
+        return False
+    means = [(before.summary.mean[kind].value, now.summary.mean[kind].value) for kind in ("ttft_s", "tpot_s")]
+    return not any(after < (1 - IDLE) * first for first, after in means)
 
 
 def _reason(last: Trial) -> str:
