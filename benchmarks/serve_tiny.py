@@ -2,15 +2,16 @@
 
     python benchmarks/serve_tiny.py
 
-Step times are measured while closed batches of other prompts are decoded, acceptance on the rounds of those prompts.
-Then requests arrive at both servers at the same moments, with the same lengths. The clock is the thread's processor
-time, so that other programs disturb little; what they evict from the cache remains.
+Step times and acceptance are measured while closed batches of other prompts are decoded; requests then arrive at both
+servers at the same moments, with the same lengths. The clock is processor time, which drifts by half on a machine that
+others use: so a second server that decodes the other prompts takes its steps in turns with the one that is foretold.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +32,7 @@ from specsim.tree import DraftTree
 from specsim.workload.log import RequestLog
 from specsim.workload.requests import Requests
 
+Steps = Generator[None, None, Served]
 DRAFT_LENS = (0, 2, 4)
 BATCHES = (1, 4, 8)
 LOADS = (0.7,)
@@ -60,9 +62,9 @@ class Compared(NamedTuple):
         return self.predicted[name] / self.measured[name] - 1
 
 
-def server(session: Session, draft_len: int, max_running: int) -> BatchServer:
+def server(session: Session, draft_len: int, max_running: int, clock: Any) -> BatchServer:
     draft = session.draft if draft_len else None
-    return BatchServer(session.target, draft, session.method(DraftTree.chain(draft_len)), max_running)
+    return BatchServer(session.target, draft, session.method(DraftTree.chain(draft_len)), max_running, clock)
 
 
 def lengths(num: int, rng: np.random.Generator) -> list[int]:
@@ -77,25 +79,84 @@ def sessions() -> tuple[Session, Session]:
     return one, other
 
 
-def calibrate(session: Session, draft_len: int, num: int = 40, largest: int = max(BATCHES)) -> Calibrated:
-    """Closed batches of the session's prompts, all there from the start: every batch up to the largest."""
-    rng = np.random.default_rng(1)
-    rows, rounds = [], []
-    warm = server(session, draft_len, 2)
-    warm.serve([0.0] * 3, session.prompts[:3], [16] * 3)
-    for max_running in range(1, largest + 1):
-        share = max(2 * max_running, num * max_running // sum(range(1, largest + 1)))
-        picked = [session.prompts[i] for i in rng.integers(0, len(session.prompts), share)]
-        done = server(session, draft_len, max_running).serve([0.0] * share, picked, lengths(share, rng))
-        rows.append(np.array([done.steps.num_running, done.steps.duration_s, done.steps.prefill_tokens]).T)
-        rounds += done.rounds
-    steps = np.concatenate(rows)
-    reads = steps[:, 2] > 0
-    tokens, seconds = steps[reads, 2], steps[reads, 1]
-    per_token, base = np.polyfit(tokens, seconds, 1)
-    round_s = [trimmed(steps[~reads & (steps[:, 0] == n), 1]) for n in range(1, largest + 1)]
+class OwnTime:
+    """Processor time while it is told to go."""
+
+    def __init__(self) -> None:
+        self.spent_s, self.since_s = 0.0, time.thread_time()
+
+    def __call__(self) -> float:
+        return self.spent_s + time.thread_time() - self.since_s
+
+    def go(self) -> None:
+        self.since_s = time.thread_time()
+
+    def stop(self) -> None:
+        self.spent_s = self()
+
+
+def closed(session: Session, draft_len: int, max_running: int, rng: np.random.Generator, clock: Any) -> Steps:
+    """Prompts that are all there from the start, as many as make every batch up to ``max_running``."""
+    num = 2 * max_running
+    picked = [session.prompts[i] for i in rng.integers(0, len(session.prompts), num)]
+    serving = server(session, draft_len, max_running, clock)
+    return serving.stepping([0.0] * num, picked, lengths(num, rng))
+
+
+def calibrate(session: Session, draft_len: int, largest: int) -> Calibrated:
+    """Closed batches alone."""
+    rng, found = np.random.default_rng(1), []
+    for _ in range(3):
+        found.append(finished(closed(session, draft_len, largest, rng, time.thread_time)))
+    return known_from(found[1:], draft_len, largest)
+
+
+def in_turns(serving: BatchServer, steps: Steps, begin: Callable[[Any], Steps]) -> tuple[Served, list[Served]]:
+    """Both step by step; the second anew whenever it has finished, at least twice."""
+    own, other = OwnTime(), OwnTime()
+    own.stop()
+    serving.clock = own
+    found: list[Served] = []
+    beside = begin(other)
+    done: Served | None = None
+    while done is None or len(found) < 2:
+        if done is None:
+            own.go()
+            done = next_step(steps)
+            own.stop()
+        other.go()
+        over = next_step(beside)
+        other.stop()
+        if over is not None:
+            found.append(over)
+            beside = begin(other)
+    return done, found
+
+
+def next_step(steps: Steps) -> Served | None:
+    try:
+        next(steps)
+    except StopIteration as end:
+        served: Served = end.value
+        return served
+    return None
+
+
+def finished(steps: Steps) -> Served:
+    while (done := next_step(steps)) is None:
+        pass
+    return done
+
+
+def known_from(found: Sequence[Served], draft_len: int, largest: int) -> Calibrated:
+    """Seconds of rounds by batch, of prompts on a line over their tokens; acceptance of the rounds."""
+    columns = [(done.steps.num_running, done.steps.duration_s, done.steps.prefill_tokens) for done in found]
+    inside, seconds, tokens = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    reads = tokens > 0
+    per_token, base = np.polyfit(tokens[reads], seconds[reads], 1)
+    round_s = [trimmed(seconds[~reads & (inside == n)]) for n in range(1, largest + 1)]
     tables = measured_tables([draft_len], [round_s], max(base, 0.0), max(per_token, 0.0))
-    return Calibrated(deployment(draft_len, rounds), tables)
+    return Calibrated(deployment(draft_len, [rounds for done in found for rounds in done.rounds]), tables)
 
 
 def trimmed(seconds: Any) -> float:
@@ -152,35 +213,33 @@ def capacity(known: Calibrated, draft_len: int, max_running: int, asked: Request
     return len(asked) / float(predicted(known, draft_len, max_running, at_once, 0).finished_s.max())
 
 
-def compare(session: Session, known: Calibrated, draft_len: int, max_running: int, load: float, num: int) -> Compared:
+def compare(pair: tuple[Session, Session], draft_len: int, max_running: int, load: float, num: int) -> Compared:
     """Serve ``num`` requests for real and in simulation."""
-    rng = np.random.default_rng(2)
+    (calibrating, session), rng = pair, np.random.default_rng(2)
     picked = [session.prompts[i] for i in rng.integers(0, len(session.prompts), num)]
     prompts, outputs = np.array([len(prompt) for prompt in picked]), np.array(lengths(num, rng))
     gaps_s = rng.exponential(1.0, num)
-    rate = load * capacity(known, draft_len, max_running, Requests(np.zeros(num), prompts, outputs))
+    rough = calibrate(calibrating, draft_len, max_running)
+    rate = load * capacity(rough, draft_len, max_running, Requests(np.zeros(num), prompts, outputs))
     asked = Requests(np.cumsum(gaps_s) / rate, prompts, outputs)
-    measured = run(session, draft_len, max_running, asked, picked).requests
+    serving, beside_rng = server(session, draft_len, max_running, time.thread_time), np.random.default_rng(3)
+    steps = serving.stepping(asked.arrival_s.tolist(), picked, asked.output_tokens.tolist())
+    done, beside = in_turns(
+        serving, steps, lambda clock: closed(calibrating, draft_len, max_running, beside_rng, clock)
+    )
+    known = known_from(beside, draft_len, max_running)
     logs = [metrics(predicted(known, draft_len, max_running, asked, s)) for s in range(REPEATS)]
-    return Compared(metrics(measured), {name: float(np.mean([log[name] for log in logs])) for name in logs[0]})
-
-
-def run(session: Session, draft_len: int, max_running: int, asked: Requests, picked: list[list[int]]) -> Served:
-    return server(session, draft_len, max_running).serve(asked.arrival_s.tolist(), picked, asked.output_tokens.tolist())
+    return Compared(metrics(done.requests), {name: float(np.mean([log[name] for log in logs])) for name in logs[0]})
 
 
 def main(num: int) -> None:
     quiet_torch()
     errors: dict[str, list[float]] = {}
-    calibrating, validating = sessions()
+    pair = sessions()
     for draft_len in DRAFT_LENS:
-        known = calibrate(calibrating, draft_len)
-        acceptance = known.deployment.acceptance
-        print(f"draft length {draft_len}: rounds of 1 and 8 {1e3 * known.tables.verifying[0, [0, -1], 0]} ms", end="")
-        print(f", acceptance {acceptance.accept_prob[:, 0].round(3)}, {acceptance.spread}" if draft_len else "")
         for max_running in BATCHES:
             for load in LOADS:
-                row = compare(validating, known, draft_len, max_running, load, num)
+                row = compare(pair, draft_len, max_running, load, num)
                 cells = [f"{row.measured[m]:9.4g} {row.error(m):+7.1%}" for m in row.measured]
                 print(f"| {draft_len} | {max_running} | {load} | " + " | ".join(cells) + " |", flush=True)
                 for name in row.measured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from math import nan
 
@@ -78,6 +78,18 @@ class BatchServer:
         Raises:
             InputError: for columns of unequal lengths, arrivals that fall, or texts beyond the models' positions.
         """
+        steps = self.stepping(arrival_s, prompts, output_tokens)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                served: Served = end.value
+                return served
+
+    def stepping(
+        self, arrival_s: Sequence[float], prompts: Sequence[list[int]], output_tokens: Sequence[int]
+    ) -> Generator[None, None, Served]:
+        """``serve``, stopping after each step, for whoever has two servers take turns."""
         self._check(arrival_s, prompts, output_tokens)
         log, waiting = _Log(arrival_s, prompts), deque(range(len(prompts)))
         self._texts, self._left, skipped = None, {}, -self.clock()
@@ -101,6 +113,8 @@ class BatchServer:
                 self._drop_finished(log, output_tokens)
             else:
                 skipped += arrival_s[waiting[0]] - now
+                continue
+            yield
         return log.served(output_tokens)
 
     @torch.inference_mode()
