@@ -59,7 +59,7 @@ def test_played_rounds_follow_the_exact_law(tree: DraftTree, rule: Rule, tempera
     sampled = "rejection" in rule
     rounds = played(WORLD, StaticTree(tree, "sampled" if sampled else "top"), rule, temperature)
     law = static_rounds(WORLD, tree, temperature, sampled=sampled)
-    quick = sample_static_rounds(WORLD, tree, temperature, 40, 5000, np.random.default_rng(1), sampled=sampled)
+    quick = sample_static_rounds(WORLD, tree, temperature, 40, 2500, np.random.default_rng(1), sampled=sampled)
     assert abs(rounds.tokens_per_round - law.tokens_per_round("rounds")) < SIGMAS * rounds.tokens_sd + 0.01
     for emitted, slack in ((rounds.num_emitted, 0.03), (quick, 0.01)):
         pmf = np.bincount(emitted.ravel() - 1, minlength=tree.depth + 1) / emitted.size

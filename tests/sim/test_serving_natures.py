@@ -133,10 +133,7 @@ def test_own_acceptance_is_not_spread_twice() -> None:
 
     asked, control = alike(RequestSpread(0.5, 0.0)), FixedDraftLen(2)
     both: tuple[dict[str, Any], ...] = ({}, {"spread": None})
-    given, none = (
-        played(asked, control, 200, tables=known(2), survival=survival, **more).requests
-        for more in both
-    )
+    given, none = (played(asked, control, 200, tables=known(2), survival=survival, **more).requests for more in both)
     np.testing.assert_array_equal(given.num_accepted, none.num_accepted)
     spread = played(asked, control, 200, tables=known(2), survival=survival, spread=RequestSpread(0.5, 0.0)).requests
     easy = spread.num_accepted / spread.num_rounds
