@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 
-from specsim.acceptance.natures import natures_of
 from specsim.plan.offered import Offered
 from specsim.scenario import Deployment
 from specsim.sim.config import ServerConfig
@@ -91,7 +90,6 @@ class Setup:
             routing=self.routing,
             config=self.config,
             seed=seed,
-            survival=natures_of(self.deployment.acceptance, seed),
             tables=self.tables,
             compiled=True if "numba" in sys.modules else None,  # an earlier run found it worth its loading
             sink=sink,
