@@ -208,7 +208,8 @@ def show_tuning(
     columns = words.split(",") if plain.usd_per_million_tokens else words.split(",")[:-1]
     usd_per_s = deployment.usd_per_s
     rows = [(_row(e) if isinstance(e, Estimate) else grown_row(e, usd_per_s))[: len(columns)] for e in shown]
-    show(table(title, columns, rows, _verdict(tuning, "recorded paths" if _is_counted(deployment) else "")))
+    verdict = _verdict(tuning, of="recorded paths" if _is_counted(deployment) else "", beside=grown is not None)
+    show(table(title, columns, rows, verdict))
     if tuning.infeasible:
         show(table("Infeasible", ("configuration", "why"), _by_reason(tuning.infeasible)))
     if grown:
@@ -277,10 +278,11 @@ def _is_counted(deployment: Deployment) -> bool:
     return isinstance(deployment.acceptance, PathTrie)
 
 
-def _verdict(tuning: Tuning, of: str) -> str:
+def _verdict(tuning: Tuning, of: str, beside: bool) -> str:
     best = tuning.best
     which = f"chain or tree of {of}" if of else "chain or tree"
-    said = f"Best: {best.tree.label}. No other {which} that fits is more than {tuning.gap:.1%} faster."
+    said = f"Best{' static' if beside else ''}: {best.tree.label}. "
+    said += f"No other {which} that fits is more than {tuning.gap:.1%} faster."
     simplest = min(tuning.tied, key=lambda e: e.tree.num_drafted)
     if simplest is not best:
         said += f" {simplest.tree.label} is within 1 % of it and simpler."

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from specsim.cli import main
+from specsim.dialect import DIALECTS, Dialect
 from specsim.plots import FORMATS
 
 SMALL = "llama-3.1-8b-agx-orin"
@@ -87,6 +88,21 @@ def test_tune_load(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (one,) = vllm["schedules"]
     tiers = one["export"]["config"]["num_speculative_tokens_per_batch_size"]
     assert tiers == [list(tier.values()) for tier in one["tiers"]] and all(tier[2] >= 1 for tier in tiers)
+
+
+@pytest.mark.parametrize("row", DIALECTS, ids=lambda row: row.name)
+def test_every_engine_may_be_named(row: Dialect, capsys: pytest.CaptureFixture[str]) -> None:
+    version = row.last_version if not row.is_numbered or row.last_version.count(".") == 2 else f"{row.last_version}.0"
+    name = f"{row.engine}@{version}"
+    found = answer(capsys, "tune", SMALL, "--engine", name)
+    within, speaks = found["engine"], "draft_model" in row.methods
+    assert within["engine"] == row.engine and within["command"] and (within["num_tried"] > 1) == speaks
+    assert (
+        (within["best"]["speedup"] > 1.5) == speaks == (not any("no draft_model" in why for why in within["refused"]))
+    )
+    (one,) = answer(capsys, "tune-load", SMALL, "--max-batch", "8", "--engine", name)["schedules"]
+    assert one["export"]["engine"] == row.engine and one["export"]["command"]
+    assert (max(tier["draft_len"] for tier in one["tiers"]) > 0) == (speaks and row.max_batch is None)
 
 
 def test_one_context_that_does_not_fit_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
