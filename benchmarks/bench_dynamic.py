@@ -19,12 +19,12 @@ import numpy as np
 from specsim.acceptance.process_fit import fit_profile
 from specsim.decoding import ConfidenceChain, Eagle2, OptTree, StaticTree, Talon, TreePolicy
 from specsim.scenario import Deployment, find_scenario, resolve
-from specsim.search.dynamic import dynamic_grid, race, tune_dynamic, tuned_table
-from specsim.search.dynamic_bookkeeping import policy_seconds
-from specsim.search.dynamic_gate import train_gate
-from specsim.search.dynamic_score import dynamic_prices, score
-from specsim.search.dynamic_table import DynamicTable, load_table
-from specsim.search.robust_draws import rate_draws
+from specsim.search.dynamic.bookkeeping import policy_seconds
+from specsim.search.dynamic.gate import train_gate
+from specsim.search.dynamic.score import dynamic_prices, score
+from specsim.search.dynamic.table import DynamicTable, load_table
+from specsim.search.dynamic.tuning import dynamic_grid, race, tune_dynamic, tuned_table
+from specsim.search.robust.draws import rate_draws
 from specsim.search.tune import tune
 from specsim.tree import DraftTree
 

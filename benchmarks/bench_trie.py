@@ -17,7 +17,7 @@ import numpy as np
 
 from specsim.acceptance import PathTrie, tokens_interval, tokens_per_round
 from specsim.acceptance.trie import fitted_strength
-from specsim.search.tree import best_trees_by_size
+from specsim.search.exact.tree import best_trees_by_size
 from specsim.tree import DraftTree
 
 TREE = DraftTree.from_widths((3, 3, 3, 3, 3))

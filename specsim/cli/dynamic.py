@@ -12,8 +12,8 @@ from specsim.cli.tune import Batch, Context, Devices, Hardware, ScenarioName, To
 
 if TYPE_CHECKING:
     from specsim.scenario import Deployment
-    from specsim.search.dynamic import DynamicTuning
-    from specsim.search.dynamic_table import DynamicTable
+    from specsim.search.dynamic.table import DynamicTable
+    from specsim.search.dynamic.tuning import DynamicTuning
 
 TableFile = Annotated[
     Path | None,
@@ -41,9 +41,9 @@ def dynamic(
 ) -> None:
     """Tune EAGLE-2, OPT-Tree, TALON, CAST, C2T and confidence stop on the process behind the scenario's acceptance."""
     from specsim.scenario import find_scenario, resolve
-    from specsim.search.dynamic import tune_dynamic
-    from specsim.search.dynamic_cast import with_cast
-    from specsim.search.dynamic_score import t_quantile
+    from specsim.search.dynamic.cast import with_cast
+    from specsim.search.dynamic.score import t_quantile
+    from specsim.search.dynamic.tuning import tune_dynamic
 
     t_quantile(confidence, 2)  # refused before the work, not after it
     deployment = resolve(what_if(find_scenario(scenario), batch, context, hardware, tp, None))
@@ -83,7 +83,7 @@ def kept_table(deployment: Deployment, file: Path | None, requests: int, seed: i
 def checked_table(deployment: Deployment, file: Path, option: str = "--table") -> DynamicTable:
     """The rounds from a file. Raises InputError where they are of another acceptance, temperature or search."""
     from specsim.errors import InputError
-    from specsim.search.dynamic_table import load_table
+    from specsim.search.dynamic.table import load_table
 
     _check_suffix(file, option)
     table = load_table(file)
@@ -112,8 +112,8 @@ def _played(deployment: Deployment, file: Path | None, requests: int, seed: int)
 
     from specsim.acceptance.process_fit import fit_profile
     from specsim.acceptance.trie import by_rank
-    from specsim.search.dynamic import dynamic_grid, tuned_table
-    from specsim.search.dynamic_gate import train_gate
+    from specsim.search.dynamic.gate import train_gate
+    from specsim.search.dynamic.tuning import dynamic_grid, tuned_table
 
     s, profile = deployment.scenario, by_rank(deployment.acceptance)
     temperature, limits = s.workload.temperature, s.search
@@ -133,7 +133,7 @@ def oracle(deployment: Deployment, table: DynamicTable) -> dict[str, float]:
     """Rates of rounds sized by who knows the target's law: of the drafter's candidates, and of the target's own."""
     import numpy as np
 
-    from specsim.search.dynamic_oracle import Knows, hindsight, level_costs
+    from specsim.search.dynamic.oracle import Knows, hindsight, level_costs
     from specsim.search.tune import verify_costs
 
     limits, batch = deployment.scenario.search, deployment.scenario.workload.batch
@@ -155,7 +155,7 @@ def show_tuning(deployment: Deployment, tuning: DynamicTuning, marks: dict[str, 
     """Tables for people."""
     from specsim.cli.robust import rate_words
     from specsim.report import show, table
-    from specsim.search.dynamic import label_of
+    from specsim.search.dynamic.tuning import label_of
     from specsim.units import format_time
 
     s, scores = deployment.scenario, tuning.scores
@@ -194,7 +194,7 @@ def _verdict(tuning: DynamicTuning) -> str:
 
 def as_answer(deployment: Deployment, tuning: DynamicTuning, marks: dict[str, float]) -> dict[str, Any]:
     """The JSON answer."""
-    from specsim.search.dynamic import label_of
+    from specsim.search.dynamic.tuning import label_of
 
     low, ratio, high = tuning.gain
     scores = tuning.scores

@@ -200,7 +200,7 @@ def record(bench: Bench, key: Key, tree: DraftTree, methods: Sequence[NamedMetho
 
 def made_policy(named: NamedMethod, accept_prob: Any, target: PassTimes, draft: PassTimes, host_s: float) -> TreePolicy:
     """What a policy's name stands for, now that acceptance and times are known."""
-    from specsim.search.tree import best_tree
+    from specsim.search.exact.tree import best_tree
     from specsim.work import Pass
 
     verify = [float(target.time_s(Pass("target", "verify", [n], [200.0]))) + host_s for n in range(1, 17)]

@@ -12,9 +12,9 @@ from specsim.cli.tune import Batch, Context, Devices, Hardware, ScenarioName, To
 
 if TYPE_CHECKING:
     from specsim.scenario import Deployment
-    from specsim.search.robust_choice import RobustChoice
-    from specsim.search.robust_draws import RateDraws
-    from specsim.search.robust_value import Worth
+    from specsim.search.robust.choice import RobustChoice
+    from specsim.search.robust.draws import RateDraws
+    from specsim.search.robust.value import Worth
     from specsim.tree import DraftTree
 
 NUM_DYNAMIC: Final = 3
@@ -51,7 +51,7 @@ def robust(
     import numpy as np
 
     from specsim.scenario import find_scenario, resolve
-    from specsim.search.robust_draws import rate_draws
+    from specsim.search.robust.draws import rate_draws
     from specsim.search.tune import tune
 
     deployment = resolve(what_if(find_scenario(scenario), batch, context, hardware, tp, None))
@@ -77,9 +77,9 @@ def _with_dynamic(deployment: Deployment, trees: list[DraftTree], file: Path, dr
     from specsim.cli.dynamic import check_drafts, kept_table
     from specsim.decoding import StaticTree
     from specsim.errors import InputError
-    from specsim.search.dynamic import tune_dynamic
-    from specsim.search.robust_draws import rate_draws
-    from specsim.search.robust_dynamic import with_dynamic
+    from specsim.search.dynamic.tuning import tune_dynamic
+    from specsim.search.robust.draws import rate_draws
+    from specsim.search.robust.dynamic import with_dynamic
 
     check_drafts(deployment)
     tuning = tune_dynamic(deployment, kept_table(deployment, file, TEXTS, 0))

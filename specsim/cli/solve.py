@@ -23,8 +23,8 @@ def solve(
     A problem is {"family": NAME, "input": {...}}; docs/solve.md has the families. Prints one answer, or a list of them
     in order. An infeasible problem is an answer; a malformed one is not.
     """
-    from specsim.search.problems import read_problems
-    from specsim.search.solve import solve as answer_to
+    from specsim.search.exact.problems import read_problems
+    from specsim.search.exact.solve import solve as answer_to
 
     data, name = (_standard_input(), "stdin") if str(problem) == "-" else (read_json(problem), problem.name)
     problems, many = read_problems(data, name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from specsim.engines.answer import EngineAnswer
     from specsim.estimate import Estimate
     from specsim.scenario import Deployment, EngineUse, Scenario
-    from specsim.search.dynamic_beside import Beside
+    from specsim.search.dynamic.beside import Beside
     from specsim.search.explain import Explanation
     from specsim.search.expressible import EngineBest
     from specsim.search.tune import Infeasible, Tuning

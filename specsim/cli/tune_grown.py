@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specsim.estimate import Estimate
     from specsim.scenario import Deployment
-    from specsim.search.dynamic_beside import Beside, Grown
+    from specsim.search.dynamic.beside import Beside, Grown
     from specsim.search.tune import Tuning
 
 
 def dynamic_beside(deployment: Deployment, file: Path) -> Beside:
     """Policies whose rounds are in the file, on the scale of the deployment's static trees."""
     from specsim.cli.dynamic import check_drafts, checked_table
-    from specsim.search.dynamic import tune_dynamic
-    from specsim.search.dynamic_beside import beside_static
+    from specsim.search.dynamic.beside import beside_static
+    from specsim.search.dynamic.tuning import tune_dynamic
 
     check_drafts(deployment)
     return beside_static(deployment, tune_dynamic(deployment, checked_table(deployment, file, "--dynamic")))
@@ -61,7 +61,7 @@ def grown_words(tuning: Tuning, grown: Beside) -> str:
 
 def grown_as_json(tuning: Tuning, grown: Beside) -> dict[str, Any]:
     """The policies, and the ranking of everything by label."""
-    from specsim.search.dynamic_beside import Grown
+    from specsim.search.dynamic.beside import Grown
 
     ranked = [
         {

@@ -10,7 +10,7 @@ import numpy as np
 from specsim.acceptance.emitted import tokens_per_round
 from specsim.acceptance.profile import constant_alpha
 from specsim.scenario import Deployment
-from specsim.search.certificate import Array
+from specsim.search.exact.certificate import Array
 from specsim.search.rounds import price_rounds, shape_of
 from specsim.tree import DraftTree
 

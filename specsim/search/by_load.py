@@ -1,7 +1,8 @@
 """Draft length by batch size: priced on the deployment's own tables, in an engine's words, and judged under arrivals.
 
 With requests arriving at random and lengths without memory, the number in the system is a birth-death process, and the
-best draft length at each batch size is the one that is fastest there (``specsim.search.load``). Prompts are not in it.
+best draft length at each batch size is the one that is fastest there (``specsim.search.exact.load``). Prompts are not
+in it.
 
 Speculation that is loaded but idle (draft length 0) is not plain decoding: the draft's weights and cache displace
 requests, and the host's work of a round stays. Plain decoding without a draft is kept beside it.
@@ -20,9 +21,9 @@ from specsim.dialect import Dialect, dialect
 from specsim.errors import InfeasibleError, InputError
 from specsim.estimate import expected_pending
 from specsim.scenario import Deployment, EngineUse
-from specsim.search.certificate import Array, checked_costs, checked_count
+from specsim.search.exact.certificate import Array, checked_costs, checked_count
+from specsim.search.exact.load import QueueAnswer, queue_under
 from specsim.search.expressible import MIN_DRAFT_LEN, draft_lens, draft_widths, sharded, takes_schedule, tier_ends
-from specsim.search.load import QueueAnswer, queue_under
 from specsim.search.points import ledger_at, moved
 from specsim.search.rounds import TIE, price_rounds, shape_of
 from specsim.search.tiers import MAX_BATCH, Tiers, best_cut, best_tiers

@@ -19,7 +19,7 @@ from specsim.errors import InfeasibleError, InputError
 from specsim.model import Dtype
 from specsim.scenario import Candidate, Deployment, Scenario, resolve
 from specsim.search.break_even import BreakEven, break_even
-from specsim.search.certificate import checked_count
+from specsim.search.exact.certificate import checked_count
 from specsim.search.points import PointBest, best_at, moved, point_of
 from specsim.search.rounds import TIE, simplest_first
 

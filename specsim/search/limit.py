@@ -10,7 +10,7 @@ from specsim.acceptance.waterfall import Step, Times, Tokens, waterfall
 from specsim.errors import InputError
 from specsim.estimate import Estimate
 from specsim.scenario import Deployment
-from specsim.search.tree import best_trees_by_size
+from specsim.search.exact.tree import best_trees_by_size
 from specsim.work import Float, Pass
 
 

@@ -17,8 +17,8 @@ from specsim.cost.memory import MemoryLedger, memory_ledger
 from specsim.errors import InfeasibleError
 from specsim.methods.round import Situation
 from specsim.scenario import Deployment
+from specsim.search.exact.tree import TreesBySize, trees_of
 from specsim.search.rounds import Shape, price_rounds, simplest_first
-from specsim.search.tree import TreesBySize, trees_of
 from specsim.search.tree_bounds import (
     Found,
     best_by_widths,

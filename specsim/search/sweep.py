@@ -26,7 +26,7 @@ from specsim.acceptance.priors import PriorInput
 from specsim.documents import parse
 from specsim.errors import InfeasibleError, InputError, SpecsimError
 from specsim.scenario import Deployment, Scenario, WorkloadUse, resolve
-from specsim.search.certificate import checked_count
+from specsim.search.exact.certificate import checked_count
 from specsim.search.points import Point, PointBest, best_at, moved, point_of
 from specsim.search.rounds import TIE
 from specsim.tree import DraftTree

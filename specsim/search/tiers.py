@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specsim.errors import InfeasibleError, InputError
-from specsim.search.certificate import Array, checked_count
+from specsim.search.exact.certificate import Array, checked_count
 
 MAX_BATCH: Final = 2048
 """Largest table; the search takes its square in memory."""

@@ -12,10 +12,10 @@ from specsim.acceptance.emitted import Acceptance
 from specsim.acceptance.trie import PathTrie
 from specsim.cost.model import CostModel
 from specsim.scenario import Deployment
-from specsim.search.best_first import Path
+from specsim.search.exact.best_first import Path
+from specsim.search.exact.tree import TreesBySize, ranks_fall
+from specsim.search.exact.width import best_width_tree
 from specsim.search.rounds import Shape
-from specsim.search.tree import TreesBySize, ranks_fall
-from specsim.search.width import best_width_tree
 from specsim.tree import DraftTree
 from specsim.work import Float, HostWork, Pass
 

@@ -17,9 +17,9 @@ from specsim.acceptance.trie import PathTrie
 from specsim.errors import InfeasibleError
 from specsim.estimate import Estimate
 from specsim.scenario import Deployment
+from specsim.search.exact.tree import TreeKind, trees_of
 from specsim.search.points import nodes_that_fit, point_of
 from specsim.search.rounds import predict_all, simplest_first
-from specsim.search.tree import TreeKind, trees_of
 from specsim.search.tree_bounds import (
     best_by_widths,
     first_pass_seconds,

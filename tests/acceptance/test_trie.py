@@ -24,7 +24,7 @@ from specsim.acceptance import (
 from specsim.acceptance.trie import fitted_strength
 from specsim.errors import InputError
 from specsim.records import RoundRecord
-from specsim.search.tree import best_trees_by_size
+from specsim.search.exact.tree import best_trees_by_size
 from specsim.tree import DraftTree
 
 Path = tuple[int, ...]

@@ -14,7 +14,7 @@ from specsim.errors import InfeasibleError, InputError
 from specsim.estimate import predict
 from specsim.scenario import EngineUse
 from specsim.search.by_load import Arrivals, load_table, most_sequences, schedule, schedules_by_context
-from specsim.search.load import queue_under
+from specsim.search.exact.load import queue_under
 from specsim.search.points import best_at, moved, point_of
 from specsim.search.tune import tune
 from specsim.tree import DraftTree

@@ -5,8 +5,8 @@ import pytest
 from search.all_trees import all_trees
 
 from specsim.errors import InfeasibleError
-from specsim.search.classes import best_mixture_tree, best_robust_tree
-from specsim.search.forest import best_forest
+from specsim.search.exact.classes import best_mixture_tree, best_robust_tree
+from specsim.search.exact.forest import best_forest
 
 
 def every_tree(tables, max_nodes, ordered):

@@ -10,9 +10,9 @@ from specsim.acceptance.process import TokenProcess
 from specsim.decoding import ConfidenceChain, DySpec, Eagle2, StaticTree
 from specsim.decoding.policies.best_first import BestFirst
 from specsim.errors import InputError
-from specsim.search.dynamic_forest import forest_of, forest_table, recorded_forest
-from specsim.search.dynamic_score import dynamic_prices, score
-from specsim.search.replayed import RecordedTree
+from specsim.search.dynamic.forest import forest_of, forest_table, recorded_forest
+from specsim.search.dynamic.score import dynamic_prices, score
+from specsim.search.exact.replayed import RecordedTree
 from specsim.sim.rounds import SyntheticMethod, simulate_rounds
 from specsim.tree import DraftTree
 

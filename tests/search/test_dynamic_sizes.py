@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from specsim.errors import InputError
-from specsim.search.dynamic_sizes import (
+from specsim.search.dynamic.sizes import (
     best_fixed_size,
     best_priced_sizes,
     best_threshold,
     size_threshold,
     step_ends,
 )
-from specsim.search.sizing import best_sizes, best_stopping
+from specsim.search.exact.sizing import best_sizes, best_stopping
 
 STEPS = 1.0 + 0.12 * np.ceil(np.arange(1, 129) / 32)
 """A target whose pass costs more with every tile of 32 tokens."""

@@ -15,12 +15,12 @@ from specsim.decoding import ConfidenceChain, DySpec, Eagle2, OptTree, StaticTre
 from specsim.decoding.policies.best_first import BestFirst
 from specsim.decoding.policies.c2t import C2t, Gate
 from specsim.errors import InputError
-from specsim.search.dynamic_bookkeeping import policy_seconds
-from specsim.search.dynamic_cast import with_cast
-from specsim.search.dynamic_score import DynamicScores, dynamic_prices, score
-from specsim.search.dynamic_static import best_static_trees, process_law
-from specsim.search.dynamic_table import dynamic_table, families, load_table
-from specsim.search.dynamic_text import rounds_everywhere, visits, written
+from specsim.search.dynamic.bookkeeping import policy_seconds
+from specsim.search.dynamic.cast import with_cast
+from specsim.search.dynamic.score import DynamicScores, dynamic_prices, score
+from specsim.search.dynamic.static import best_static_trees, process_law
+from specsim.search.dynamic.table import dynamic_table, families, load_table
+from specsim.search.dynamic.text import rounds_everywhere, visits, written
 from specsim.sim.rounds import SyntheticMethod, simulate_rounds
 from specsim.tree import DraftTree
 

@@ -12,13 +12,13 @@ from toy_deployment import ToyCost, deployment
 from specsim.acceptance.process import TokenProcess
 from specsim.decoding import Eagle2, StaticTree, TreePolicy
 from specsim.errors import InputError
-from specsim.search.dynamic import dynamic_grid, label_of, race, tune_dynamic, tuned_table
-from specsim.search.dynamic_gate import auc, gate_samples, train_gate
-from specsim.search.dynamic_oracle import hindsight, level_costs
-from specsim.search.dynamic_static import process_law
-from specsim.search.dynamic_table import DynamicTable, dynamic_table
-from specsim.search.dynamic_text import visits
-from specsim.search.dynamic_totals import NUM_STARTS, WARM_ROOTS
+from specsim.search.dynamic.gate import auc, gate_samples, train_gate
+from specsim.search.dynamic.oracle import hindsight, level_costs
+from specsim.search.dynamic.static import process_law
+from specsim.search.dynamic.table import DynamicTable, dynamic_table
+from specsim.search.dynamic.text import visits
+from specsim.search.dynamic.totals import NUM_STARTS, WARM_ROOTS
+from specsim.search.dynamic.tuning import dynamic_grid, label_of, race, tune_dynamic, tuned_table
 from specsim.search.tune import verify_costs
 from specsim.tree import DraftTree
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from search.test_width import brute_force, random_problem
 
-from specsim.search.ordered_width import best_ordered_width_tree
-from specsim.search.width import Convention
+from specsim.search.exact.ordered_width import best_ordered_width_tree
+from specsim.search.exact.width import Convention
 
 
 @pytest.mark.parametrize("convention", ["all", "expanded"])

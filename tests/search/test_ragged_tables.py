@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from specsim.errors import InputError
-from specsim.search.problems import read_problems
-from specsim.search.solve import Answer, solve
+from specsim.search.exact.problems import read_problems
+from specsim.search.exact.solve import Answer, solve
 
 Path = tuple[int, ...]
 Tree = frozenset[Path]

@@ -12,12 +12,12 @@ from specsim.acceptance.process import TokenProcess
 from specsim.decoding import ConfidenceChain, Eagle2, StaticTree
 from specsim.errors import InputError
 from specsim.estimate import predict
-from specsim.search.dynamic import DynamicTuning, tune_dynamic, tuned_table
-from specsim.search.robust import best_robust_chain
-from specsim.search.robust_choice import Candidate, robust_choice
-from specsim.search.robust_draws import candidate_of, rate_draws
-from specsim.search.robust_dynamic import with_dynamic
-from specsim.search.robust_value import worth_of_knowing
+from specsim.search.dynamic.tuning import DynamicTuning, tune_dynamic, tuned_table
+from specsim.search.exact.robust import best_robust_chain
+from specsim.search.robust.choice import Candidate, robust_choice
+from specsim.search.robust.draws import candidate_of, rate_draws
+from specsim.search.robust.dynamic import with_dynamic
+from specsim.search.robust.value import worth_of_knowing
 from specsim.tree import DraftTree
 
 NONE, CHAIN, TREE = Candidate("plain", "none", 1), Candidate("chain", "chain", 4), Candidate("tree", "tree", 9)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from specsim.errors import InfeasibleError
-from specsim.search.load import best_load_schedule
-from specsim.search.replayed import RecordedTree, expected_rounds
-from specsim.search.robust import best_robust_chain
-from specsim.search.sizing import best_sizes, best_stopping
+from specsim.search.exact.load import best_load_schedule
+from specsim.search.exact.replayed import RecordedTree, expected_rounds
+from specsim.search.exact.robust import best_robust_chain
+from specsim.search.exact.sizing import best_sizes, best_stopping
 
 
 def test_sizes_by_context_beat_every_other_assignment() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specsim.errors import InfeasibleError, InputError
-from specsim.search.load import best_load_schedule, queue_under
+from specsim.search.exact.load import best_load_schedule, queue_under
 from specsim.search.tiers import best_tiers
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from search.all_trees import AllTrees, all_trees
 
-from specsim.search.width import Convention, best_width_tree
+from specsim.search.exact.width import Convention, best_width_tree
 
 
 def brute_force(accept_prob, level_width_cost, verify_cost, max_nodes, max_depth, convention, ordered=False) -> float:

@@ -11,7 +11,7 @@ from serving_toys import NONE, PLAIN, batch_means, in_system_s, poisson, run, ta
 from toy_deployment import ToyCost, deployment
 
 from specsim.estimate import predict
-from specsim.search.load import best_load_schedule
+from specsim.search.exact.load import best_load_schedule
 from specsim.sim.config import ServerConfig
 from specsim.sim.policies.basic import FixedDraftLen
 from specsim.sim.serve import serve

@@ -63,7 +63,7 @@ class C2t:
     """Level by level, candidates of which the gate is surer than ``threshold``; all of them are verified.
 
     Args:
-        gate: Trained on candidates of this drafter and target (``specsim.search.dynamic_gate`` does it).
+        gate: Trained on candidates of this drafter and target (``specsim.search.dynamic.gate`` does it).
         threshold: In [0, 1]; published: 0.2 to 0.5, and 0.85 for chains.
         top_k: Most probable children of each node that the gate looks at; published: 15.
         width: Nodes that a level keeps at most, the surest.

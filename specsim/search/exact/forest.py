@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from specsim.acceptance.profile import RankOrder
 from specsim.errors import InfeasibleError, InputError
-from specsim.search.best_first import Path
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count
-from specsim.search.tree import trees_by_limit
+from specsim.search.exact.best_first import Path
+from specsim.search.exact.certificate import Array, Certificate, checked_costs, checked_count
+from specsim.search.exact.tree import trees_by_limit
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from specsim.acceptance.process import TextNodes, TokenProcess
 from specsim.decoding import DraftState
 from specsim.decoding.policies.c2t import C2t, Gate, law_entropy
 from specsim.decoding.policies.eagle2 import Eagle2
-from specsim.search.dynamic_text import CHUNK, Pool, Texts, grown, written
+from specsim.search.dynamic.text import CHUNK, Pool, Texts, grown, written
 
 Floats = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from specsim.decoding import StaticTree
 from specsim.errors import InputError
 from specsim.estimate import LEVEL, Estimate
 from specsim.scenario import Deployment
-from specsim.search.dynamic import DynamicTuning, label_of
+from specsim.search.dynamic.tuning import DynamicTuning, label_of
 from specsim.search.rounds import predict_all
 from specsim.tree import DraftTree
 

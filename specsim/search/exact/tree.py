@@ -13,9 +13,9 @@ from specsim.acceptance.emitted import Acceptance
 from specsim.acceptance.profile import RankOrder
 from specsim.acceptance.trie import PathTrie
 from specsim.errors import InputError
-from specsim.search.best_first import Path, best_first_trees
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count, checked_table
-from specsim.search.ordered import ordered_trees
+from specsim.search.exact.best_first import Path, best_first_trees
+from specsim.search.exact.certificate import Array, Certificate, checked_costs, checked_count, checked_table
+from specsim.search.exact.ordered import ordered_trees
 from specsim.tree import MAX_NODES, DraftTree
 
 TreeKind = Literal["best_first", "dynamic_program"]

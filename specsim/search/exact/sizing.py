@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specsim.acceptance.profile import as_floats, checked_probs
 from specsim.errors import InputError
-from specsim.search.certificate import Array, checked_costs, checked_count, probs_or_none
+from specsim.search.exact.certificate import Array, checked_costs, checked_count, probs_or_none
 
 _Answer = TypeVar("_Answer")
 MAX_STATES = 2_000_000

@@ -19,9 +19,9 @@ from specsim.decoding import DraftState, TokenTree, TreePolicy
 from specsim.decoding.arrays import pick
 from specsim.errors import InputError
 from specsim.records import RoundRecord
-from specsim.search.dynamic_table import DynamicTable, families
-from specsim.search.dynamic_totals import Visited
-from specsim.search.replayed import RecordedTree
+from specsim.search.dynamic.table import DynamicTable, families
+from specsim.search.dynamic.totals import Visited
+from specsim.search.exact.replayed import RecordedTree
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -23,8 +23,8 @@ from specsim.decoding.rules.follow import follow
 from specsim.errors import InputError
 from specsim.methods.round import play
 from specsim.scenario import Deployment
-from specsim.search.dynamic_text import CHUNK, Pool, Texts, grown, visits, written
-from specsim.search.dynamic_totals import NUM_STARTS, WARM_ROOTS
+from specsim.search.dynamic.text import CHUNK, Pool, Texts, grown, visits, written
+from specsim.search.dynamic.totals import NUM_STARTS, WARM_ROOTS
 from specsim.tree import DraftTree
 from specsim.work import Pass
 

@@ -23,8 +23,8 @@ from specsim.decoding import ConfidenceChain, Eagle2, OptTree, StaticTree, Talon
 from specsim.decoding.policies.best_first import BestFirst
 from specsim.decoding.policies.c2t import C2t, Gate
 from specsim.errors import InputError
-from specsim.search.dynamic_text import rounds_everywhere, written
-from specsim.search.dynamic_totals import WARM_ROOTS, Totals, Visited, totals_of, visited_of
+from specsim.search.dynamic.text import rounds_everywhere, written
+from specsim.search.dynamic.totals import WARM_ROOTS, Totals, Visited, totals_of, visited_of
 from specsim.tree import DraftTree
 
 Ints = NDArray[np.int64]

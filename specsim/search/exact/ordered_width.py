@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.search.best_first import Path
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count, checked_table, rows_of
-from specsim.search.ordered import ordered_trees
-from specsim.search.width import Convention, WidthAnswer, best_width_tree, checked_widths
+from specsim.search.exact.best_first import Path
+from specsim.search.exact.certificate import Array, Certificate, checked_costs, checked_count, checked_table, rows_of
+from specsim.search.exact.ordered import ordered_trees
+from specsim.search.exact.width import Convention, WidthAnswer, best_width_tree, checked_widths
 
 MAX_SHAPES = 3000
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from specsim.search.certificate import Array
-from specsim.search.max_plus import with_first
+from specsim.search.exact.certificate import Array
+from specsim.search.exact.max_plus import with_first
 
 Path = tuple[int, ...]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from specsim.errors import InputError
 from specsim.scenario import Deployment
-from specsim.search.dynamic_table import DynamicTable
+from specsim.search.dynamic.table import DynamicTable
 from specsim.work import HostWork, Pass, Role
 
 Floats = NDArray[np.float64]

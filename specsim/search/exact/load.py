@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specsim.errors import InfeasibleError, InputError
-from specsim.search.certificate import Array, checked_costs, checked_count
+from specsim.search.exact.certificate import Array, checked_costs, checked_count
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specsim.search.certificate import Array
+from specsim.search.exact.certificate import Array
 
 Ints = NDArray[np.int64]
 Path = tuple[int, ...]

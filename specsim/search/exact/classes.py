@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from specsim.acceptance.profile import RankOrder
 from specsim.errors import InputError
-from specsim.search.best_first import Path
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count, checked_table, rows_of
-from specsim.search.tree import best_tree, ranks_fall
+from specsim.search.exact.best_first import Path
+from specsim.search.exact.certificate import Array, Certificate, checked_costs, checked_count, checked_table, rows_of
+from specsim.search.exact.tree import best_tree, ranks_fall
 
 MAX_KEPT = 3000
 """Trees of one size kept apart; beyond it the answer is no longer proved, and its bound says how far it can be off."""

@@ -19,11 +19,11 @@ from specsim.decoding import ConfidenceChain, Eagle2, OptTree, StaticTree, Talon
 from specsim.decoding.policies.c2t import Gate
 from specsim.errors import InputError
 from specsim.scenario import Deployment
-from specsim.search.dynamic_gate import c2t_policies
-from specsim.search.dynamic_score import DynamicScores, dynamic_prices, score, t_quantile
-from specsim.search.dynamic_static import best_static_trees, process_law
-from specsim.search.dynamic_table import DynamicTable, dynamic_table
-from specsim.search.dynamic_totals import NUM_BLOCKS, Visited
+from specsim.search.dynamic.gate import c2t_policies
+from specsim.search.dynamic.score import DynamicScores, dynamic_prices, score, t_quantile
+from specsim.search.dynamic.static import best_static_trees, process_law
+from specsim.search.dynamic.table import DynamicTable, dynamic_table
+from specsim.search.dynamic.totals import NUM_BLOCKS, Visited
 from specsim.tree import DraftTree
 
 Floats = NDArray[np.float64]

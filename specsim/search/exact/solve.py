@@ -1,4 +1,4 @@
-"""One answer for each problem of ``specsim.search.problems``: status, objective, argument, certificate."""
+"""One answer for each problem of ``specsim.search.exact.problems``: status, objective, argument, certificate."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from specsim.errors import InfeasibleError
-from specsim.search.certificate import Certificate
-from specsim.search.chain import best_chain
-from specsim.search.classes import best_mixture_tree, best_robust_tree
-from specsim.search.forest import best_forest
-from specsim.search.load import best_load_schedule
-from specsim.search.ordered_width import best_ordered_width_tree
-from specsim.search.problems import (
+from specsim.search.exact.certificate import Certificate
+from specsim.search.exact.chain import best_chain
+from specsim.search.exact.classes import best_mixture_tree, best_robust_tree
+from specsim.search.exact.forest import best_forest
+from specsim.search.exact.load import best_load_schedule
+from specsim.search.exact.ordered_width import best_ordered_width_tree
+from specsim.search.exact.problems import (
     AdaptiveStop,
     Alpha,
     BestFirst,
@@ -32,11 +32,11 @@ from specsim.search.problems import (
     TreeRobust,
     TreeWidth,
 )
-from specsim.search.replayed import RecordedTree, expected_rounds
-from specsim.search.robust import best_robust_chain
-from specsim.search.sizing import best_sizes, best_stopping
-from specsim.search.tree import best_tree, ranks_fall, trees_by_limit
-from specsim.search.width import best_width_tree
+from specsim.search.exact.replayed import RecordedTree, expected_rounds
+from specsim.search.exact.robust import best_robust_chain
+from specsim.search.exact.sizing import best_sizes, best_stopping
+from specsim.search.exact.tree import best_tree, ranks_fall, trees_by_limit
+from specsim.search.exact.width import best_width_tree
 
 _TIE: Final = 1e-12
 Rows = tuple[tuple[float, ...], ...]
@@ -73,12 +73,12 @@ class Answer:
 
 
 def solve(problem: Any) -> Answer:
-    """Solve one problem, an input document of ``specsim.search.problems``.
+    """Solve one problem, an input document of ``specsim.search.exact.problems``.
 
     Raises:
         InputError: for tables that do not fit each other.
 
-    >>> from specsim.search.problems import read_problems
+    >>> from specsim.search.exact.problems import read_problems
     >>> data = {"p": [[0.6, 0.3], [0.5, 0.2]], "n": 4, "depth_limit": 2, "rank_order": "free"}
     >>> [(_, problem)], _ = read_problems({"family": "tree_fixed_n", "input": data}, "problem")
     >>> answer = solve(problem)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from specsim.acceptance.process import TokenProcess, first_roots
 from specsim.decoding import TreePolicy
 from specsim.errors import InputError
-from specsim.search.dynamic_text import Pool
+from specsim.search.dynamic.text import Pool
 
 Floats = NDArray[np.float64]
 

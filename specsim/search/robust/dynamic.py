@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from specsim.decoding import StaticTree
-from specsim.search.dynamic import DynamicTuning, label_of
-from specsim.search.dynamic_beside import shared_static, standing
-from specsim.search.robust_draws import RateDraws
+from specsim.search.dynamic.beside import shared_static, standing
+from specsim.search.dynamic.tuning import DynamicTuning, label_of
+from specsim.search.robust.draws import RateDraws
 from specsim.tree import DraftTree
 
 

@@ -13,9 +13,9 @@ from specsim.decoding import TreePolicy
 from specsim.decoding.policies.cast import Cast
 from specsim.errors import InputError
 from specsim.scenario import Deployment
-from specsim.search.dynamic_table import DynamicTable
-from specsim.search.dynamic_text import Pool, Texts, grown, rounds_of, written
-from specsim.search.dynamic_totals import WARM_ROOTS, Visited
+from specsim.search.dynamic.table import DynamicTable
+from specsim.search.dynamic.text import Pool, Texts, grown, rounds_of, written
+from specsim.search.dynamic.totals import WARM_ROOTS, Visited
 from specsim.search.tune import verify_costs
 from specsim.work import HostWork, Pass
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specsim.errors import InputError
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count, checked_table
+from specsim.search.exact.certificate import Array, Certificate, checked_costs, checked_count, checked_table
 
 Convention = Literal["all", "expanded"]
 TOLERANCE = 1e-12

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specsim.errors import InputError
-from specsim.search.certificate import Array, checked_costs, checked_count, probs_or_none
+from specsim.search.exact.certificate import Array, checked_costs, checked_count, probs_or_none
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ from specsim.acceptance.uncertainty import posterior_draws, tokens_draws
 from specsim.errors import InputError
 from specsim.estimate import expected_pending, round_parts
 from specsim.scenario import Deployment
-from specsim.search.robust_choice import TIE_LEVEL, Candidate, RobustChoice, check_level, robust_choice
-from specsim.search.robust_value import Worth, worth_of_knowing
+from specsim.search.robust.choice import TIE_LEVEL, Candidate, RobustChoice, check_level, robust_choice
+from specsim.search.robust.value import Worth, worth_of_knowing
 from specsim.tree import DraftTree
 from specsim.work import Cost
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from specsim.search.certificate import Array
+from specsim.search.exact.certificate import Array
 
 LONG: Final = 256
 """Tables from which compiling, or loading what was compiled, is worth its half second."""

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from specsim.acceptance.profile import as_floats, checked_probs
 from specsim.errors import InputError
-from specsim.search.certificate import Array, Certificate, checked_costs, checked_count
+from specsim.search.exact.certificate import Array, Certificate, checked_costs, checked_count
 
 
 @dataclass(frozen=True, eq=False)

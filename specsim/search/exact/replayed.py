@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from specsim.acceptance.replay.walk import expected_rounds as rounds_of_chains
 from specsim.errors import InputError
-from specsim.search.certificate import checked_count, probs_or_none
+from specsim.search.exact.certificate import checked_count, probs_or_none
 
 
 def expected_rounds(accept: ArrayLike, draft_lens: Sequence[int]) -> dict[int, float]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from specsim.search.dynamic_text import Rounds, visits
+from specsim.search.dynamic.text import Rounds, visits
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""Trees that grow by confidence: played once, priced anywhere, tuned with intervals."""
