@@ -154,7 +154,9 @@ def known_from(found: Sequence[Served], draft_len: int, largest: int) -> Calibra
     inside, seconds, tokens = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     reads = tokens > 0
     per_token, base = np.polyfit(tokens[reads], seconds[reads], 1)
-    round_s = [trimmed(seconds[~reads & (inside == n)]) for n in range(1, largest + 1)]
+    seen = np.unique(inside[~reads])
+    each_s = [trimmed(seconds[~reads & (inside == n)]) for n in seen]
+    round_s = np.interp(np.arange(1, largest + 1), seen, each_s)
     tables = measured_tables([draft_len], [round_s], max(base, 0.0), max(per_token, 0.0))
     return Calibrated(deployment(draft_len, [rounds for done in found for rounds in done.rounds]), tables)
 
