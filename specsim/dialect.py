@@ -357,7 +357,7 @@ def expressible(dialect: Dialect, drafter: DrafterKind, tree: DraftTree | TopkTr
     if isinstance(tree, DraftTree) and is_plain_chain(tree):
         return None
     if dialect.tree == "none" or drafter not in dialect.tree_drafters:
-        who = "" if dialect.tree == "none" else f" with a {drafter} drafter"
+        who = "" if dialect.tree == "none" else f" with the {drafter} drafter"
         return f"{dialect.name} drafts chains only{who}, and this tree is not one"
     if isinstance(tree, DraftTree):
         return f"{dialect.name} grows its trees at run time (steps, topk, nodes), and this one is fixed beforehand"

@@ -109,6 +109,10 @@ def entropy_moments(laws: ArrayLike) -> tuple[float, float]:
     return float(-(p * log).sum(-1).mean()), float((p * log**2).sum(-1).mean())
 
 
+LEAST_NATS = 1e-9
+"""Below it a target is as good as certain, and its limit beyond any number of draft tokens."""
+
+
 def ceiling_iid(mu: float, mu2: float, num_drafted: ArrayLike) -> Array:
     """No more than this is accepted, for every P >= 1, where nodes' laws are drawn independently of each other.
 
@@ -147,8 +151,8 @@ def published_bound(mu: float, mu2: float, num_drafted: ArrayLike) -> Array:
 
 
 def _log_drafted(mu: float, mu2: float, num_drafted: ArrayLike) -> Array:
-    if not 0 < mu < np.inf:
-        raise InputError("mu", "must be > 0 nats: a target without entropy has no limit", mu)
+    if not LEAST_NATS <= mu < 1 / LEAST_NATS:
+        raise InputError("mu", f"must be from {LEAST_NATS:g} nats on: a target without entropy has no limit", mu)
     if not mu**2 * (1 - 1e-9) <= mu2 < np.inf:
         raise InputError("mu2", f"must be >= {mu**2:g}, the square of mu", mu2)
     drafted = np.asarray(num_drafted, dtype=np.float64)

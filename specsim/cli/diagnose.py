@@ -83,8 +83,8 @@ def show_diagnosis(found: Diagnosis) -> None:
         needs = f"{found.break_even_tokens:.2f} tokens per round: each token accepted at {found.break_even_alpha:.0%}"
     show(f"To pay at all, {found.tree.label} needs {needs}.")
     if found.causes:
-        causes = [(c.name, f"{c.gain:.0%}", c.why, c.cure) for c in found.causes]
-        show(table("Causes, each taken away alone", ("cause", "rate without it", "figures", "what to change"), causes))
+        causes = [(c.name, f"{c.gain:+.0%}", c.why, c.cure) for c in found.causes]
+        show(table("Causes, each taken away alone", ("cause", "gain without it", "figures", "what to change"), causes))
     if found.better is None:
         show("No configuration is predicted to do better.")
     else:

@@ -69,7 +69,7 @@ def export(
     try:
         written = EXPORTERS[engine](plan, version, synthetic=synthetic)
     except UnexpressibleError as error:
-        _refuse(deployment, tree, f"{engine} {version}", error, as_json)
+        _refuse(deployment, plan, f"{engine} {version}", error, as_json)
         return
     if out is not None:
         save_files(written, out)
@@ -100,35 +100,57 @@ def _scheduled(plan: DraftPlan, tiers: tuple[tuple[int, int, int], ...]) -> Draf
     return parse(DraftPlan, plan.model_dump() | {"draft_len_by_batch": tiers}, "schedule")
 
 
-def _refuse(deployment: Deployment, tree: DraftTree, name: str, error: Any, as_json: bool) -> None:
+def _refuse(deployment: Deployment, plan: DraftPlan, name: str, error: Any, as_json: bool) -> None:
     """Say why, what comes nearest, and what that gives up."""
     from specsim.engines.plan import describe
     from specsim.report import show
 
-    loss = predicted_loss(deployment, tree, error.nearest)
+    loss = predicted_loss(deployment, plan, error.nearest)
     if as_json:
         print_json("export", {"infeasible": error.reason, "nearest": error.nearest, "predicted_loss": loss})
         return
-    lost = "what it gives up was not predicted" if loss is None else f"gives up {loss:.1%} of the predicted rate"
+    lost = "what it gives up was not predicted"
+    if loss is not None:
+        lost = f"gives up {loss:.1%} of the predicted rate" if loss >= 0 else f"predicted to be {-loss:.1%} faster"
     show(f"{name} can not express it: {error.reason}", f"nearest: {describe(error.nearest)}; {lost}")
 
 
-def predicted_loss(deployment: Deployment, tree: DraftTree, nearest: DraftPlan) -> float | None:
-    """Share of the rate given up by the nearest plan, both predicted.
+def predicted_loss(deployment: Deployment, plan: DraftPlan, nearest: DraftPlan) -> float | None:
+    """Share of the rate given up by the nearest plan, both predicted; with a schedule, the mean over its tiers' ends.
 
-    None for a tree that grows at run time, and for one that is wider or deeper than acceptance is known.
+    None for a tree that grows at run time, for one that is wider or deeper than acceptance is known, and where no batch
+    size of the schedule fits.
     """
+    from specsim.engines.causes import at_batch
+    from specsim.errors import InfeasibleError
     from specsim.estimate import predict
+
+    tiers = plan.draft_len_by_batch or nearest.draft_len_by_batch
+    batches = [deployment.scenario.workload.batch] if tiers is None else sorted({b for tier in tiers for b in tier[:2]})
+    losses = []
+    for batch in batches:
+        wanted, got = _shape_at(plan, batch), _shape_at(nearest, batch)
+        if wanted is None or got is None:
+            return None
+        try:
+            there = at_batch(deployment, batch)
+            losses.append(1 - predict(there, got).tokens_per_s / predict(there, wanted).tokens_per_s)
+        except InfeasibleError:
+            continue
+        except InputError:
+            return None
+    return sum(losses) / len(losses) if losses else None
+
+
+def _shape_at(plan: DraftPlan, batch: int) -> DraftTree | None:
+    """What the plan drafts at a batch size; None for a tree that grows at run time. Its last tier goes on."""
     from specsim.tree import DraftTree
 
-    shape = nearest.tree()
-    if not isinstance(shape, DraftTree):
-        return None
-    try:
-        wanted, got = predict(deployment, tree), predict(deployment, shape)
-    except InputError:
-        return None
-    return 1 - got.tokens_per_s / wanted.tokens_per_s
+    if plan.draft_len_by_batch is not None:
+        lengths = [length for start, _, length in plan.draft_len_by_batch if start <= batch]
+        return DraftTree.chain(lengths[-1])
+    shape = plan.tree()
+    return shape if isinstance(shape, DraftTree) else None
 
 
 def save_files(written: Export, out: Path) -> None:

@@ -180,12 +180,15 @@ def control_from(
     tpot_slo: float | None,
 ) -> tuple[str, DraftControl]:
     """How much is drafted, and its name. Raises InputError for more than one answer, or one that can not be read."""
+    from specsim.acceptance.inputs import MAX_DEPTH
     from specsim.sim.policies.basic import FixedDraftLen
 
     if sum(said is not None for said in (draft_len, schedule, control)) > 1:
         raise InputError("control", "must be one of --draft-len, --schedule and --control")
     if control is not None and control.startswith("slo") and tpot_slo is None:
         raise InputError("control", "by targets needs --tpot-slo", control)
+    if draft_len is not None and draft_len > MAX_DEPTH:
+        raise InputError("draft_len", f"must be <= {MAX_DEPTH}", draft_len)
     if draft_len is not None:
         return f"draft {draft_len}" if draft_len else "no speculation", FixedDraftLen(draft_len)
     if schedule is not None:

@@ -40,7 +40,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Better:
-    """A configuration that is predicted to do better with the acceptance observed.
+    """A chain, or no speculation, that is predicted to do better with the acceptance observed.
 
     ``gain``: its rate over that of the configuration in use, less 1, with its 90 % interval.
     """
@@ -81,12 +81,12 @@ class Diagnosis:
         """One sentence."""
         value, low, high = self.speedup
         unexpected = [q.name for q in self.quantities if q.is_expected is False]
-        matches = "as predicted" if not unexpected else f"not as predicted ({', '.join(unexpected)})"
-        if high < 1:
-            return f"Slower than no speculation, and that is what this deployment has to give: x{value:.2f}; {matches}."
-        if low > 1:
-            return f"Faster than no speculation: x{value:.2f} ({low:.2f} to {high:.2f}); {matches}."
-        return f"About as fast as no speculation: x{value:.2f} ({low:.2f} to {high:.2f}); {matches}."
+        found = "what is observed is as predicted"
+        if unexpected:
+            found = f"what is observed is not as predicted ({', '.join(unexpected)})"
+        how = "Slower than" if high < 1 else "Faster than" if low > 1 else "About as fast as"
+        said = f"x{value:.2f} ({low:.2f} to {high:.2f})"
+        return f"{how} no speculation: {said} is predicted with the acceptance observed; {found}."
 
 
 def diagnose(
@@ -107,9 +107,11 @@ def diagnose(
             scenario's, at last.
 
     Raises:
-        InputError: where the draft length is nowhere to be found, or nothing tells of acceptance.
+        InputError: where the draft length is nowhere to be found, nothing tells of acceptance, or for a batch below 1.
         InfeasibleError: where the deployment as described does not fit.
     """
+    if batch is not None and batch < 1:
+        raise InputError("batch", "must be >= 1", batch)
     length = draft_len or observed.draft_len or _mean_draft_len(observed)
     if not length:
         raise InputError("draft_len", "must be given: the engine's output does not tell it")
@@ -203,7 +205,8 @@ def _timed(name: str, cost: Cost, log_sd: np.ndarray, observed: float | None) ->
 
 
 def _better(seen: Deployment, now: Estimate) -> Better | None:
-    best = tune(seen).best
+    # A chain is what every engine can run; which trees it takes is a question for ``tune --engine``.
+    best = next(one for one in tune(seen).ranked if one.tree.is_chain)
     if best.tokens_per_s <= now.tokens_per_s * (1 + 1e-9):
         return None
     ratio = rate_ratio_draws(seen, best, now)

@@ -49,7 +49,7 @@ def _schedule(plan: DraftPlan, dialect: Dialect) -> tuple[str | None, DraftPlan]
     if tiers is None:
         return None, plan
     if plan.drafter not in dialect.schedule_drafters:
-        reason = f"{dialect.name} takes no draft length by batch size with a {plan.drafter} drafter"
+        reason = f"{dialect.name} takes no draft length by batch size with the {plan.drafter} drafter"
         return reason, plan.but(draft_len_by_batch=None)
     if dialect.schedule == "off_above":
         return _off_above(plan, tiers, dialect)

@@ -23,6 +23,8 @@ Latency = Literal["ttft_s", "tpot_s", "itl_s", "e2e_s", "queueing_s", "longest_i
 LATENCIES: Final[tuple[Latency, ...]] = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queueing_s", "longest_itl_s")
 PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0)
 NUM_BLOCKS: Final = 20
+LEAST_FOR_QUANTILES: Final = 100
+"""Values from which on a percentile gets an interval."""
 LEAST_RUNS: Final = 4
 """Replications from which on their own means say how far the figures are known."""
 
@@ -259,6 +261,8 @@ def _figures(values: Floats, block: Ints, level: float) -> tuple[Interval, dict[
         mean_left = (sums.sum() - sums) / (counts.sum() - counts)
     whole = quantiles(ordered)
     left = np.array([quantiles(ordered[of != one]) for one in range(num)])
+    if ordered.size < LEAST_FOR_QUANTILES:
+        left[:] = np.nan  # leaving out a block moves a percentile of a few values by steps, or not at all
     percentiles = {q: jackknife(whole[i], left[:, i], level) for i, q in enumerate(PERCENTILES)}
     return jackknife(float(mean), mean_left, level), percentiles
 

@@ -239,13 +239,19 @@ def _priced(
 
 
 def draft_widths(row: Dialect, deployment: Deployment) -> list[int]:
-    """Numbers of devices over which the engine can shard the draft: the scenario's own, where it can."""
+    """Numbers of devices over which the engine can shard the draft, first the one nearest to what the scenario asks.
+
+    A scenario that asks nothing has its draft sharded like the target, which is also what engines do unless told.
+    """
     devices, asked = deployment.scenario.tensor_parallel, deployment.scenario.drafter.tensor_parallel
     if deployment.draft is None or row.draft_tensor_parallel == "target" or devices == 1:
         return [devices]
     if row.draft_tensor_parallel == "one":
         return [1]
-    return [asked] if asked in (1, devices) else [1, devices]
+    if asked in (1, devices):
+        return [asked]
+    wanted = devices if asked is None else asked
+    return sorted((1, devices), key=lambda width: max(width, wanted) / min(width, wanted))
 
 
 def sharded(deployment: Deployment, width: int) -> Deployment:

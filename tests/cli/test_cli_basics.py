@@ -96,10 +96,12 @@ def test_cost(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_a_picture_that_can_not_be_written_is_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    import specsim.search.explain  # noqa: F401 - whoever is imported first while the patch holds would keep it
+
     (tmp_path / "folder.png").mkdir()
     for name in ("folder.png", "new.png"):
         monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-        monkeypatch.setattr("specsim.scenario.resolve", lambda *_: pytest.fail("worked first"))
+        monkeypatch.setattr("specsim.search.tune.tune", lambda *_: pytest.fail("worked first"))
         line = refusal(capsys, "tune", "llama-3.1-8b-agx-orin", "--plot", str(tmp_path / name))
         assert "plot: must be a file that can be written" in line
 
