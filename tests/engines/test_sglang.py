@@ -120,7 +120,7 @@ def test_a_tier_between_captured_sizes_is_lost_with_its_draft_length() -> None:
         ({"parents": (-1, 0, 0, 1)}, "0.5.23", "grows its trees at run time"),
         ({"draft_tensor_parallel": 1}, "0.5.23", "shards the draft over 4 devices here, not over 1"),
         ({"draft_len_by_batch": TIERS}, "0.5.9", "no draft length by batch size"),
-        ({"draft_len_by_batch": TIERS, "drafter": "draft_model"}, "0.5.23", "with a draft_model drafter"),
+        ({"draft_len_by_batch": TIERS, "drafter": "draft_model"}, "0.5.23", "with the draft_model drafter"),
     ],
 )
 def test_what_sglang_lacks_is_refused_with_the_nearest_plan(changes: Any, version: str, reason: str) -> None:

@@ -87,7 +87,7 @@ def test_medusa_is_refused_from_033_on() -> None:
     with pytest.raises(UnexpressibleError, match=r"0\.33 has no medusa drafter.*no speculation") as error:
         to_vllm(plan, "0.33.0")
     assert error.value.nearest.drafter == "none"
-    with pytest.raises(UnexpressibleError, match="takes no draft length by batch size with a medusa drafter"):
+    with pytest.raises(UnexpressibleError, match="takes no draft length by batch size with the medusa drafter"):
         to_vllm(plan.but(draft_len_by_batch=((1, 9, 3),)), "0.32.0")
 
 
