@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from specsim.cost.params import CostParams, Runtime, Spread, host_params
-from specsim.dialect import SGLANG_CAPTURED
+from specsim.dialects_known import SGLANG_CAPTURED
 from specsim.documents import Document
 from specsim.errors import InputError
 from specsim.hardware import HardwareProfile

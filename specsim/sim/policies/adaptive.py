@@ -10,6 +10,7 @@ import numpy as np
 
 from specsim.errors import InputError
 from specsim.sim.policies import DependsOn, Ints, StepView
+from specsim.sim.policies.basic import Memoryless
 from specsim.sim.policies.tables import sglang_slot
 
 SGLANG_CANDIDATES: Final[Mapping[int, tuple[int, ...]]] = {1: (1, 3, 5, 7), 8: (0, 1, 3), 32: (0, 1), 64: (0,)}
@@ -163,7 +164,7 @@ class Goodput:
 
 
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(Memoryless):
     """Draft just what will be kept, where the step is better for it: the bound of any control by length.
 
     Of all common caps on the length the one with the most tokens per second is taken.
@@ -176,13 +177,7 @@ class Oracle:
     def max_draft_len(self) -> int:
         return self.longest
 
-    def start(self) -> None:
-        return None
-
     def choose(self, state: Any, view: StepView) -> tuple[Any, Ints]:
         options = [np.minimum(view.would_accept, cap) for cap in range(self.longest + 1)]
         rates = [(drafts.sum() + len(drafts)) / view.time_s(drafts) for drafts in options]
         return state, options[int(np.argmax(rates))]
-
-    def observe(self, state: Any, num_accepted: Ints, step_s: float) -> Any:
-        return state

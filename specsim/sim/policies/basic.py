@@ -19,8 +19,18 @@ class FirstCome:
         return np.arange(waiting.arrival_s.size)
 
 
+class Memoryless:
+    """Of a draft control that answers from the view alone."""
+
+    def start(self) -> None:
+        """Remembers nothing."""
+
+    def observe(self, state: None, num_accepted: Ints, step_s: float) -> None:
+        """Learns nothing."""
+
+
 @dataclass(frozen=True)
-class FixedDraftLen:
+class FixedDraftLen(Memoryless):
     """Every request drafts ``draft_len`` tokens in every round; 0 is plain decoding.
 
     Raises:
@@ -43,15 +53,9 @@ class FixedDraftLen:
         """The length itself."""
         return self.draft_len
 
-    def start(self) -> None:
-        """Remembers nothing."""
-
     def choose(self, state: None, view: StepView) -> tuple[None, int]:
         """The same every time."""
         return None, self.draft_len
-
-    def observe(self, state: None, num_accepted: Ints, step_s: float) -> None:
-        """Learns nothing."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from specsim.errors import InputError
 from specsim.sim.policies import DependsOn, Floats, Ints, StepView
+from specsim.sim.policies.basic import Memoryless
 
 
 def best_tokens(survival: Floats, num_tokens: int) -> Ints:
@@ -26,7 +27,7 @@ def best_tokens(survival: Floats, num_tokens: int) -> Ints:
 
 
 @dataclass(frozen=True)
-class TokenBudget:
+class TokenBudget(Memoryless):
     """At most ``num_tokens`` draft tokens in a step, whichever requests they belong to.
 
     Source: TETRIS (arXiv:2502.15197): the tokens that are likeliest to be accepted, over the whole batch.
@@ -44,18 +45,12 @@ class TokenBudget:
     def max_draft_len(self) -> int:
         return self.longest
 
-    def start(self) -> None:
-        return None
-
     def choose(self, state: Any, view: StepView) -> tuple[Any, Ints]:
         return state, best_tokens(view.survival[:, : self.longest], self.num_tokens)
 
-    def observe(self, state: Any, num_accepted: Ints, step_s: float) -> Any:
-        return state
-
 
 @dataclass(frozen=True)
-class BestBudget:
+class BestBudget(Memoryless):
     """The number of draft tokens with the most expected tokens per second, shared out as ``TokenBudget`` does.
 
     Source: DSpark's scheduler: admit draft tokens in order of prefix survival while throughput gains.
@@ -68,9 +63,6 @@ class BestBudget:
     def max_draft_len(self) -> int:
         return self.longest
 
-    def start(self) -> None:
-        return None
-
     def choose(self, state: Any, view: StepView) -> tuple[Any, Ints]:
         survival = view.survival[:, : self.longest]
         gains = np.concatenate(([0.0], np.cumsum(np.sort(survival.ravel())[::-1])))
@@ -80,12 +72,9 @@ class BestBudget:
         rates = [(gains[size] + len(survival)) / view.time_s(drafts) for size, drafts in zip(sizes, lens, strict=True)]
         return state, lens[int(np.argmax(rates))]
 
-    def observe(self, state: Any, num_accepted: Ints, step_s: float) -> Any:
-        return state
-
 
 @dataclass(frozen=True)
-class SloBudget:
+class SloBudget(Memoryless):
     """First what each request needs to meet its time per token, then the likeliest tokens, within ``num_tokens``.
 
     A request needs as many expected tokens in this step as its target says will be due when the step ends. Requests
@@ -101,9 +90,6 @@ class SloBudget:
     @property
     def max_draft_len(self) -> int:
         return self.longest
-
-    def start(self) -> None:
-        return None
 
     def choose(self, state: Any, view: StepView) -> tuple[Any, Ints]:
         survival = view.survival[:, : self.longest]
@@ -121,6 +107,3 @@ class SloBudget:
         taken = np.arange(survival.shape[1]) < lens[:, None]
         left = min(left, int((~taken).sum()))
         return state, lens + best_tokens(np.where(taken, -1.0, survival), left)
-
-    def observe(self, state: Any, num_accepted: Ints, step_s: float) -> Any:
-        return state

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from specsim.errors import InputError
-from specsim.sim.policies import DependsOn, Ints, StepView
+from specsim.sim.policies import DependsOn, StepView
+from specsim.sim.policies.basic import Memoryless
 
 
 @dataclass(frozen=True)
-class ByBatch:
+class ByBatch(Memoryless):
     """``draft_lens[n - 1]`` tokens where n requests share a step; beyond the last entry, that entry."""
 
     draft_lens: tuple[int, ...]
@@ -29,14 +30,8 @@ class ByBatch:
     def max_draft_len(self) -> int:
         return max(self.draft_lens)
 
-    def start(self) -> None:
-        return None
-
     def choose(self, state: Any, view: StepView) -> tuple[Any, int]:
         return state, self.draft_lens[min(max(view.num_running, 1), len(self.draft_lens)) - 1]
-
-    def observe(self, state: Any, num_accepted: Ints, step_s: float) -> Any:
-        return state
 
 
 def vllm_table(entries: Sequence[tuple[int, int, int]], max_draft_len: int, max_batch: int) -> ByBatch:

@@ -1,0 +1,181 @@
+"""What each engine accepts, version by version, as plain data: one row per engine and range of versions that was read.
+
+``specsim.dialect.Dialect`` says what each key means.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_VLLM: Final = {
+    "draft_model": "draft_model",
+    "eagle": "eagle",
+    "eagle3": "eagle3",
+    "mtp": "mtp",
+    "ngram": "ngram",
+}
+_SGLANG: Final = {
+    "draft_model": "STANDALONE",
+    "eagle": "EAGLE",
+    "eagle3": "EAGLE3",
+    "mtp": "NEXTN",
+    "ngram": "NGRAM",
+}
+_TENSORRT_LLM: Final = {"draft_model": "Draft_Target", "eagle3": "Eagle3", "mtp": "MTP", "ngram": "NGram"}
+# With speculation on, SGLang captures densely at small batches (generate_decode_cuda_graph_batch_sizes; the same
+# ranges in 0.5.5, 0.5.14 and 0.5.23). The last range ends at a limit that depends on the device's memory.
+SGLANG_CAPTURED: Final = ((1, 8, 1), (10, 32, 2), (40, 64, 4), (72, 256, 8), (272, 4096, 16))
+_SCHEDULED: Final = ("draft_model", "eagle", "eagle3", "mtp", "ngram")
+
+ROWS: Final[tuple[dict[str, Any], ...]] = (
+    {
+        "engine": "vllm",
+        "first_version": "0.24",
+        "last_version": "0.32",
+        "methods": _VLLM | {"medusa": "medusa"},
+        "tree": "none",
+        "schedule": "ranges",
+        "schedule_drafters": _SCHEDULED,
+        "counts_root": False,
+        "draft_tensor_parallel": "one_or_target",
+        "synthetic": "rates",
+        "source": "vllm/config/speculative.py of the 0.24.0, 0.28.0, 0.29.0, 0.30.0 and 0.32.0 wheels",
+    },
+    {
+        "engine": "vllm",
+        "first_version": "0.33",
+        "last_version": "0.33",
+        "methods": _VLLM,
+        "tree": "none",
+        "schedule": "ranges",
+        "schedule_drafters": _SCHEDULED,
+        "counts_root": False,
+        "draft_tensor_parallel": "one_or_target",
+        "synthetic": "rates",
+        "source": "vllm/config/speculative.py of the 0.33.0 wheel: medusa and mlp_speculator are gone",
+    },
+    {
+        "engine": "sglang",
+        "first_version": "0.5.5",
+        "last_version": "0.5.13",
+        "methods": _SGLANG,
+        "tree": "topk",
+        "tree_drafters": ("draft_model", "eagle", "eagle3", "mtp"),
+        "schedule": "none",
+        "counts_root": True,
+        "captured_batches": SGLANG_CAPTURED,
+        "draft_tensor_parallel": "target",
+        "synthetic": "length",
+        "source": "sglang/srt/server_args.py of the 0.5.5 and 0.5.9 wheels; no adaptive table seen before 0.5.14",
+    },
+    {
+        "engine": "sglang",
+        "first_version": "0.5.14",
+        "last_version": "0.5.23",
+        "methods": _SGLANG,
+        "tree": "topk",
+        "tree_drafters": ("draft_model", "eagle", "eagle3", "mtp"),
+        "schedule": "slots",
+        "schedule_drafters": ("eagle", "eagle3", "mtp"),
+        "counts_root": True,
+        "captured_batches": SGLANG_CAPTURED,
+        "draft_tensor_parallel": "target",
+        "synthetic": "length",
+        "source": "sglang/srt/arg_groups/speculative_hook.py and speculative/adaptive_spec_params.py of the "
+        "0.5.14, 0.5.18, 0.5.21 and 0.5.23 wheels",
+    },
+    {
+        "engine": "tensorrt-llm",
+        "first_version": "1.2",
+        "last_version": "1.2",
+        "methods": _TENSORRT_LLM,
+        "tree": "none",
+        "schedule": "off_above",
+        "schedule_drafters": tuple(_TENSORRT_LLM),
+        "counts_root": False,
+        "draft_tensor_parallel": "target",
+        "synthetic": "length",
+        "source": "pull request 8194; on which side of the reversal of draft_len_schedule (10860) 1.2.1 lies was "
+        "not read, so only max_concurrency, whose meaning never changed, is written",
+    },
+    {
+        "engine": "tensorrt-llm",
+        "first_version": "1.3",
+        "last_version": "1.4",
+        "methods": _TENSORRT_LLM,
+        "tree": "topk",
+        "tree_drafters": ("eagle3", "mtp"),
+        "max_topk_nodes_per_level": 1,
+        "schedule": "upper_bounds",
+        "schedule_drafters": tuple(_TENSORRT_LLM),
+        "counts_root": False,
+        "draft_tensor_parallel": "target",
+        "synthetic": "length",
+        "source": "tensorrt_llm/llmapi/llm_args.py of main at 00043967 (1.3 and 1.4 release candidates)",
+    },
+    {
+        "engine": "llama.cpp",
+        "first_version": "0c1e57098",
+        "last_version": "0c1e57098",
+        "methods": {
+            "draft_model": "draft-simple",
+            "eagle3": "draft-eagle3",
+            "mtp": "draft-mtp",
+            "ngram": "ngram-simple",
+        },
+        "tree": "none",
+        "schedule": "none",
+        "counts_root": False,
+        "draft_tensor_parallel": "one",
+        "confidence_stop": ("draft_model", "eagle3", "mtp"),
+        "synthetic": "rates",
+        "source": "llama-server at 0c1e57098, the sources inside llama-cpp-python 0.3.36, built and run",
+    },
+    {
+        "engine": "transformers",
+        "first_version": "5.23",
+        "last_version": "5.23",
+        "methods": {"draft_model": "assistant", "ngram": "prompt_lookup"},
+        "tree": "none",
+        "schedule": "none",
+        "counts_root": False,
+        "draft_tensor_parallel": "one",
+        "max_batch": 1,
+        "confidence_stop": ("draft_model",),
+        "source": "transformers/generation of the 5.23.0 wheel, read and run",
+    },
+    {
+        "engine": "lmdeploy",
+        "first_version": "0.18",
+        "last_version": "0.18",
+        "methods": {"eagle": "eagle", "eagle3": "eagle3", "mtp": "deepseek_mtp"},
+        "tree": "none",
+        "schedule": "none",
+        "counts_root": False,
+        "draft_tensor_parallel": "one",
+        "source": "lmdeploy/pytorch of the 0.18.0 wheel; its TurboMind backend ignores speculation",
+    },
+    {
+        "engine": "mlc-llm",
+        "first_version": "04e38057",
+        "last_version": "04e38057",
+        "methods": {"draft_model": "small_draft", "eagle": "eagle", "medusa": "medusa"},
+        "tree": "none",
+        "schedule": "none",
+        "counts_root": False,
+        "draft_tensor_parallel": "target",
+        "source": "mlc-llm's engine configuration at 04e38057",
+    },
+    {
+        "engine": "aiconfigurator",
+        "first_version": "0.12",
+        "last_version": "0.12",
+        "methods": {"mtp": "nextn"},
+        "tree": "none",
+        "schedule": "none",
+        "counts_root": False,
+        "draft_tensor_parallel": "target",
+        "synthetic": "length",
+        "source": "aiconfigurator's command line of the 0.12.0 wheel: a planner, told the accepted tokens",
+    },
+)
