@@ -64,6 +64,9 @@ class Answer:
         if any(fraction_of(self, e) > 1 for e in self.methods):
             notes.append("A method accepts more than the limit: its acceptance and the surprisals are not of one "
                          "workload, or its drafts were sampled.")  # fmt: skip
+        if self.steps[-1].group == "measured" and self.steps[-1].tokens_per_s > float(np.max(self.light.rates)):
+            notes.append("The measured rate is above the limit: it is of another deployment or workload, or prices and "
+                         "surprisals are off; shares of the loss then mean nothing.")  # fmt: skip
         return notes
 
 

@@ -149,3 +149,9 @@ def test_the_estimator_is_the_librarys(texts: Path, capsys: pytest.CaptureFixtur
     want = limit_from_logprobs(logs, np.arange(33)).accepted[32]
     found = answer(capsys, *WARM, "--logprobs", str(texts), "--max-tokens", "32", "--sizes", "32")
     assert found["sizes"][0]["limit"] == want
+
+
+@pytest.mark.parametrize(("measured", "is_odd"), [("1e9", True), ("5", False)])
+def test_a_rate_above_the_limit_is_said_to_be(measured: str, is_odd: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, *WARM, "--entropy", "0.8,3", "--measured", measured)
+    assert any("above the limit" in note for note in found["not_covered"]) == is_odd
